@@ -1,0 +1,105 @@
+"""What every command of the project shares: typed options, one-line errors, exit codes.
+
+A command is a frozen dataclass of options and a function that takes it. `run` builds the parser from the dataclass (so the
+types, defaults and help texts stand in one place), adds `--config file.yaml` and `--print_config`, and turns a user's mistake
+into one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from jsonargparse import ActionConfigFile, ArgumentParser
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Options = TypeVar("Options")
+
+console = Console(stderr=True)
+"""Where people are talked to. stdout is kept for results."""
+
+
+class UserError(Exception):
+    """A mistake that the person at the keyboard can mend: the message says what was expected, what was got, what to do."""
+
+
+class _OneLineParser(ArgumentParser):
+    """A parser whose complaint is one line, not a usage screen."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        text = " ".join(str(message).split())
+        sys.stderr.write(f"{self.prog}: {text} (see {self.prog} --help)\n")
+        raise SystemExit(2)
+
+
+def progress_bar() -> Progress:
+    """A progress bar on stderr; use it for anything that lasts over two seconds."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=False,
+    )
+
+
+def build_parser(
+    options: type, *, prog: str, description: str, examples: str, positional: Sequence[tuple[str, str]] = ()
+) -> ArgumentParser:
+    """The parser of a command.
+
+    `positional` lists (name, help) of the fields of `options` that are given without a flag; they are strings.
+    """
+    from jsonargparse import DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter):
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return "\n".join(indent + line for line in text.splitlines())  # examples keep their line breaks
+
+    parser = _OneLineParser(prog=prog, description=description, epilog=examples, formatter_class=Formatter)
+    parser.add_argument("--config", action=ActionConfigFile, help="read options from this YAML file")
+    for name, text in positional:
+        parser.add_argument(name, type=str, help=text)
+    parser.add_class_arguments(options, as_group=False, skip={name for name, _ in positional})
+    return parser
+
+
+def run(
+    options: type[Options],
+    main: Callable[[Options], None],
+    *,
+    prog: str,
+    description: str,
+    examples: str,
+    positional: Sequence[tuple[str, str]] = (),
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Parse the command line into `options`, call `main`, and end with exit code 0, 2 (the user's mistake) or 130 (Ctrl-C)."""
+    parser = build_parser(options, prog=prog, description=description, examples=examples, positional=positional)
+    namespace: Any = parser.parse_args(argv)
+    built = parser.instantiate_classes(namespace)
+    values = {key: value for key, value in vars(built).items() if key != "config"}
+    try:
+        main(options(**values))
+    except UserError as error:
+        _complain(prog, str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{prog}: interrupted; what was finished is kept\n")
+        raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            _complain(prog, f"no space left on the device while writing {error.filename or 'the output'}: free some")
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            _complain(prog, f"cannot write or read {error.filename}: {error.strerror}; choose another place")
+        raise
+
+
+def _complain(prog: str, message: str) -> None:
+    sys.stderr.write(f"{prog}: {' '.join(message.split())}\n")
+    raise SystemExit(2)
