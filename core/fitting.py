@@ -1,8 +1,8 @@
 """The one optimisation loop of the project: every training stage is a module, a loss of the iteration number, and this.
 
-A run is a pure function of (initial module, loss, config): the loss draws whatever randomness it needs from the iteration
-number it is given, and a checkpoint holds the module, the optimiser, the average and the iteration. A run that was killed and
-started again therefore ends with the same parameters as one that was not.
+A run is a pure function of (initial module, loss, config): the loss draws whatever randomness it needs from the
+iteration number it is given, and a checkpoint holds the module, the optimiser, the average and the iteration. A run
+that was killed and started again therefore ends with the same parameters as one that was not.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Average:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary neighbour of `path`, then rename it: readers see the old file or the whole new one."""
+    """Let `write` fill a temporary neighbour of `path`, then rename it: readers see the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -109,7 +109,8 @@ def fit(
     report: Callable[[int, Mapping[str, float]], None] | None = None,
     autocast: Literal["float32", "bfloat16"] = "float32",
 ) -> nn.Module:
-    """Minimise `loss` over the trainable parameters of `module`, in place; resumes from `directory` where it holds a run.
+    """Minimise `loss` over the trainable parameters of `module`, in place; resumes from `directory` where it holds a
+    run.
 
     Args:
         module: its parameters with `requires_grad` are fitted; it ends with the average where `ema_decay` > 0.
@@ -126,7 +127,9 @@ def fit(
     """
     directory.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+    )
     average = Average(module, config.ema_decay) if config.ema_decay else None
     run = {"config": asdict(config), "identity": dict(identity or {})}
     run = json.loads(json.dumps(run, default=str))

@@ -1,8 +1,8 @@
 """What every command of the project shares: typed options, one-line errors, exit codes.
 
-A command is a frozen dataclass of options and a function that takes it. `run` builds the parser from the dataclass (so the
-types, defaults and help texts stand in one place), adds `--config file.yaml` and `--print_config`, and turns a user's mistake
-into one line on stderr and exit code 2.
+A command is a frozen dataclass of options and a function that takes it. `run` builds the parser from the dataclass
+(so the types, defaults and help texts stand in one place), adds `--config file.yaml` and `--print_config`, and turns
+a user's mistake into one line on stderr and exit code 2.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 from rich.console import Console
@@ -23,7 +23,8 @@ console = Console(stderr=True)
 
 
 class UserError(Exception):
-    """A mistake that the person at the keyboard can mend: the message says what was expected, what was got, what to do."""
+    """A mistake that the person at the keyboard can mend: the message says what was expected, what was got, what to
+    do."""
 
 
 class _OneLineParser(ArgumentParser):
@@ -80,9 +81,9 @@ def run(
     positional: Sequence[tuple[str, str]] = (),
     argv: Sequence[str] | None = None,
 ) -> None:
-    """Parse the command line into `options`, call `main`, and end with exit code 0, 2 (the user's mistake) or 130 (Ctrl-C)."""
+    """Parse the command line into `options`, call `main`; exit code 0, 2 (the user's mistake) or 130 (Ctrl-C)."""
     parser = build_parser(options, prog=prog, description=description, examples=examples, positional=positional)
-    namespace: Any = parser.parse_args(argv)
+    namespace: Any = parser.parse_args(_with_flags(options, sys.argv[1:] if argv is None else list(argv)))
     built = parser.instantiate_classes(namespace)
     values = {key: value for key, value in vars(built).items() if key != "config"}
     try:
@@ -98,6 +99,17 @@ def run(
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             _complain(prog, f"cannot write or read {error.filename}: {error.strerror}; choose another place")
         raise
+
+
+def _with_flags(options: type, argv: list[str]) -> list[str]:
+    """Let switches stand alone: `--overwrite` for `--overwrite true`."""
+    switches = {f"--{name}" for name, kind in get_type_hints(options).items() if kind is bool}
+    answers = {"true", "false", "yes", "no"}
+    following = [*argv[1:], ""]
+    return [
+        f"{word}=true" if word in switches and after.lower() not in answers else word
+        for word, after in zip(argv, following, strict=True)
+    ]
 
 
 def _complain(prog: str, message: str) -> None:

@@ -1,8 +1,9 @@
 """Physical quantities: how a stored field is named, scaled to a network's [0, 1], and which thresholds score it.
 
-Two quantities are known. `vil` is SEVIR's vertically integrated liquid in its own 0-254 code (scores are taken on the code, as
-in the literature); `rainfall_rate` is a rain rate in mm/h. A network sees `encode(values)`, which is linear for the VIL code
-(already a logarithmic code of kg/m^2) and logarithmic for rain rates, whose distribution spans three decades.
+Two quantities are known. `vil` is SEVIR's vertically integrated liquid in its own 0-254 code (scores are taken on the
+code, as in the literature); `rainfall_rate` is a rain rate in mm/h. A network sees `encode(values)`, which is linear
+for the VIL code (already a logarithmic code of kg/m^2) and logarithmic for rain rates, whose distribution spans three
+decades.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import torch
 Field = TypeVar("Field", np.ndarray, torch.Tensor)
 
 RAIN_FLOOR = 0.1
-"""mm/h; rates below it are drizzle that radars do not see reliably. It sets the linear part of the logarithmic scale."""
+"""mm/h; rates below it are drizzle that radars do not see reliably. It sets the linear part of the logarithmic
+scale."""
 
 RAIN_CEILING = 150.0
 """mm/h mapped to 1. Heavier rates are clipped: they are hail or clutter more often than rain."""

@@ -1,0 +1,200 @@
+"""Scoring of sampling methods on windows: the same windows, the same noise, the same statistics for each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+import core
+from apps.nowcast.baselines import persistence
+from apps.nowcast.data import Windows, filled, member_seed
+from apps.nowcast.metrics import METRICS, PerceptualDistance, Statistics, estimates, event_statistics
+from apps.nowcast.nowcaster import Nowcaster
+from apps.nowcast.solvers import TEACHER, build_base
+from apps.nowcast.table import Row
+from core.operators import Corrected
+from data_tools.cli import UserError
+
+HANDCRAFTED = ("ddim", "ddpm", "heun", "ipndm", "adams-bashforth")
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """A way to forecast.
+
+    Attributes:
+        label: unique name in pictures and logs.
+        name: name in the table.
+        supervision: of a learned solver.
+        steps: of the sampler; None for persistence.
+        solver: member seeds -> solver; None for persistence.
+        grid: times the sampler visits; None for persistence.
+    """
+
+    label: str
+    name: str
+    supervision: str | None = None
+    steps: int | None = None
+    solver: Callable[[Sequence[int]], core.Solver] | None = None
+    grid: Tensor | None = None
+
+
+def parse_methods(text: str, nowcaster: Nowcaster) -> list[Method]:
+    """Methods of a line like `persistence,ddim-100,teacher,ddim-5`.
+
+    Raises:
+        UserError: a name that is not known, steps that are no positive number.
+    """
+    methods = []
+    for word in (part.strip() for part in text.split(",") if part.strip()):
+        if word == "persistence":
+            methods.append(Method("persistence", "persistence"))
+            continue
+        name, _, count = (TEACHER if word == "teacher" else word).rpartition("-")
+        if name not in HANDCRAFTED or not count.isdigit() or int(count) < 1:
+            raise UserError(
+                f"expected --methods among persistence, teacher and NAME-STEPS with NAME in {', '.join(HANDCRAFTED)}, "
+                f"got {word!r}"
+            )
+        label = f"teacher ({TEACHER})" if word == "teacher" else word
+        shown = f"teacher ({name})" if word == "teacher" else name
+        grid = nowcaster.grid(int(count))
+        methods.append(Method(label, shown, None, int(count), _handcrafted(name, nowcaster), grid))
+    return methods
+
+
+def _handcrafted(name: str, nowcaster: Nowcaster) -> Callable[[Sequence[int]], core.Solver]:
+    if name == "ddpm":
+        return lambda seeds: core.build_solver("ddpm", schedule=nowcaster.schedule, seeds=tuple(seeds))
+    solver = build_base(name, nowcaster.schedule)
+    return lambda seeds: solver
+
+
+def load_method(path: str, nowcaster: Nowcaster, device: str) -> Method:
+    """A trained solver as a method.
+
+    Raises:
+        UserError: no such file, a foreign one, or a solver of another model.
+    """
+    try:
+        solver = core.load(path)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if not isinstance(solver, Corrected) or solver.card is None:
+        raise UserError(f"expected a SpanLift solver at {path}, got another; train one with apps.nowcast.train")
+    card = solver.card
+    if card.field_identity != nowcaster.identity:
+        raise UserError(
+            f"expected a solver trained for model {nowcaster.identity}, got one for {card.field_identity} at {path}; "
+            "train it on this model or give its own --model"
+        )
+    solver.to(device)
+    label = f"spanlift-{card.steps} ({card.supervision})"
+    return Method(label, "SpanLift", card.supervision, card.steps, lambda seeds: solver, card.grid)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A method's statistics, its evaluations per member and its forecast of the pictured event (M, T, H, W)."""
+
+    method: Method
+    nfe: int
+    statistics: Statistics
+    pictured: np.ndarray
+
+    def row(self, weights: np.ndarray) -> Row:
+        scores = estimates(self.statistics, weights, METRICS)
+        return Row(self.method.name, self.method.supervision, self.method.steps, self.nfe, scores)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Scores methods on windows.
+
+    Attributes:
+        nowcaster: the frozen model.
+        windows: context and target frames side by side.
+        members: ensemble members per window.
+        seed: of the members' noise.
+        batch: rows (windows x members) sampled at once.
+        pictured: index of the window whose forecasts are kept for the picture.
+    """
+
+    nowcaster: Nowcaster
+    windows: Windows
+    distance: PerceptualDistance
+    members: int
+    seed: int
+    batch: int
+    pictured: int
+    device: str
+
+    def score(self, method: Method, report: Callable[[int], None]) -> Scored:
+        """Forecast every window with `method`; `report` is told the number of windows done."""
+        rows, nfe, pictured = [], 0, np.empty(0)
+        for index, frames, evaluations, seconds in self._forecasts(method):
+            physical = self.windows.quantity.decode(frames)
+            statistics = event_statistics(
+                physical, self.truth(index), self.windows.quantity, distance=self.distance, seconds=seconds
+            )
+            rows.append((self.windows.ids[index], statistics))
+            nfe = evaluations
+            if index == self.pictured:
+                pictured = physical
+            report(1)
+        return Scored(method, nfe, Statistics.stack(rows), pictured)
+
+    def context(self, index: int) -> np.ndarray:
+        """Observed frames before the forecast on the stored scale, NaN where missing."""
+        return self._physical(self.windows.frames[index, : self.nowcaster.context_frames])
+
+    def truth(self, index: int) -> np.ndarray:
+        """Observed frames of the forecast's times on the stored scale, NaN where missing."""
+        return self._physical(self.windows.frames[index, self.nowcaster.context_frames :])
+
+    def _physical(self, encoded: np.ndarray) -> np.ndarray:
+        return self.windows.quantity.decode(encoded.astype(np.float32))
+
+    def _forecasts(self, method: Method) -> Iterator[tuple[int, np.ndarray, int, float]]:
+        """(window, frames (M, T, H, W) in [0, 1], evaluations, seconds) for every window."""
+        if method.solver is None or method.grid is None:
+            for index in range(len(self.windows)):
+                start = time.perf_counter()
+                context = self.windows.frames[index, : self.nowcaster.context_frames].astype(np.float32)
+                frames = persistence(context, self.nowcaster.target_frames)[None]
+                yield index, frames, 0, time.perf_counter() - start
+            return
+        per_batch = max(1, self.batch // self.members)
+        for first in range(0, len(self.windows), per_batch):
+            indices = range(first, min(first + per_batch, len(self.windows)))
+            seeds = [member_seed(self.seed, self.windows.ids[i], m) for i in indices for m in range(self.members)]
+            context = filled(self.windows.frames[indices.start : indices.stop, : self.nowcaster.context_frames])
+            start = time.perf_counter()
+            forecast = self.nowcaster.forecast(context.to(self.device), method.solver(seeds), method.grid, seeds)
+            frames = forecast.frames.unflatten(0, (len(indices), self.members)).cpu().numpy()
+            seconds = (time.perf_counter() - start) / len(indices)
+            for index, members in zip(indices, frames, strict=True):
+                yield index, members, forecast.nfe, seconds
+
+
+def wettest(windows: Windows, context_frames: int) -> int:
+    """The window whose future holds the most rain: the one worth a picture."""
+    return int(np.nanmean(windows.frames[:, context_frames:].astype(np.float32), axis=(1, 2, 3)).argmax())
+
+
+def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
+    """Refuse outputs that exist, unless they may be replaced.
+
+    Raises:
+        UserError: a path exists, or is a folder.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"expected a file name for the output, got the folder {path}")
+        if path.exists() and not overwrite:
+            raise UserError(f"expected a new file, got {path}, which exists; add --overwrite or choose another name")

@@ -1,0 +1,116 @@
+"""Sizes of the nowcasting model: frozen values, each with the presets `mini` (a laptop) and `prediff` (the paper's)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class AutoencoderConfig:
+    """Size of the frame-wise KL autoencoder.
+
+    Every level but the last halves height and width, so four levels compress 8 x 8.
+
+    Raises:
+        ValueError: a count below one, or channels that the normalisation groups do not divide.
+    """
+
+    in_channels: int = 1
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    latent_channels: int = 64
+    norm_num_groups: int = 32
+
+    def __post_init__(self) -> None:
+        if not self.block_out_channels or min(
+            *self.block_out_channels, self.in_channels, self.layers_per_block, self.latent_channels
+        ) < 1:
+            raise ValueError(f"expected counts of at least one, got {self}; give every level its channels")
+        uneven = [c for c in self.block_out_channels if c % self.norm_num_groups]
+        if uneven:
+            raise ValueError(
+                f"expected block_out_channels divisible by norm_num_groups={self.norm_num_groups}, got {uneven}; "
+                "change one of the two"
+            )
+
+    @property
+    def compression(self) -> int:
+        """Pixels per latent cell along height and along width."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    @classmethod
+    def mini(cls) -> AutoencoderConfig:
+        """128 x 128 frames to 16 x 16 x 8 latents, 1.0 M parameters."""
+        return cls(block_out_channels=(16, 32, 64, 64), layers_per_block=1, latent_channels=8, norm_num_groups=8)
+
+    @classmethod
+    def prediff(cls) -> AutoencoderConfig:
+        """PreDiff's SEVIR-LR autoencoder: 128 x 128 frames to 16 x 16 x 64 latents, 84.5 M parameters."""
+        return cls()
+
+
+@dataclass(frozen=True, slots=True)
+class UNetConfig:
+    """Size of the noise-predicting UNet. Shapes are (frames, height, width, latent channels).
+
+    `depth` counts the attention blocks of each level; every level after the first halves height and width and doubles
+    the channels, from `base_units`.
+
+    Raises:
+        ValueError: context and target that differ in more than their frames, a height or width that cannot be halved
+            often enough, or units that the heads do not divide.
+    """
+
+    context_shape: tuple[int, int, int, int] = (7, 16, 16, 64)
+    target_shape: tuple[int, int, int, int] = (6, 16, 16, 64)
+    base_units: int = 256
+    depth: tuple[int, ...] = (4, 4)
+    num_heads: int = 4
+    dropout: float = 0.1
+    time_embed_multiplier: int = 4
+
+    def __post_init__(self) -> None:
+        if self.context_shape[1:] != self.target_shape[1:]:
+            raise ValueError(
+                f"expected context and target frames of one shape, got {self.context_shape[1:]} and "
+                f"{self.target_shape[1:]}; only the number of frames may differ"
+            )
+        halvings = 2 ** (len(self.depth) - 1)
+        if not self.depth or any(size % halvings for size in self.target_shape[1:3]):
+            raise ValueError(
+                f"expected height and width divisible by {halvings} for {len(self.depth)} levels, got "
+                f"{self.target_shape[1:3]}; use fewer levels or other latents"
+            )
+        if self.base_units % self.num_heads or self.base_units % 2:
+            raise ValueError(
+                f"expected an even base_units divisible by num_heads={self.num_heads}, got {self.base_units}; "
+                "change one of the two"
+            )
+
+    @property
+    def frames(self) -> int:
+        """Context and target frames together: what the network sees on its time axis."""
+        return self.context_shape[0] + self.target_shape[0]
+
+    @property
+    def level_channels(self) -> tuple[int, ...]:
+        """Channels of every level, finest first."""
+        return tuple(self.base_units * 2**level for level in range(len(self.depth)))
+
+    @property
+    def level_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """(frames, height, width) of every level, finest first."""
+        _, height, width, _ = self.target_shape
+        return tuple((self.frames, height >> level, width >> level) for level in range(len(self.depth)))
+
+    @classmethod
+    def mini(cls, base_units: int = 32) -> UNetConfig:
+        """7 + 6 frames of 16 x 16 x 8 latents. No dropout: a network this small underfits before it overfits."""
+        return cls(
+            context_shape=(7, 16, 16, 8), target_shape=(6, 16, 16, 8), base_units=base_units, depth=(1, 1), dropout=0.0
+        )
+
+    @classmethod
+    def prediff(cls) -> UNetConfig:
+        """PreDiff's SEVIR-LR network: 7 + 6 frames of 16 x 16 x 64 latents, 136.8 M parameters."""
+        return cls()

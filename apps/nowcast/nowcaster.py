@@ -1,0 +1,279 @@
+"""The frozen generative model of a nowcast: codec, velocity field, noise, grid, and the way from context to forecast.
+
+Frames are (B, T, H, W) in [0, 1] (`Quantity.encode`); latents are (B, C, T, h, w), normalised to zero mean and unit
+variance per channel over the training data. Sampling runs in float32 whatever the precision of the networks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal, NamedTuple, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import core
+from apps.nowcast.data import Windows
+from apps.nowcast.model import AutoencoderConfig, AutoencoderKL, CuboidTransformerUNet, UNetConfig
+from core.fitting import write_atomically
+from data_tools.cli import UserError
+from data_tools.quantities import RAINFALL_RATE
+
+ASSETS = Path(__file__).parent / "assets" / "mini"
+"""The model that ships with the project."""
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class Codec(nn.Module):
+    """The autoencoder with its latent normalisation: frames <-> latents, frame by frame."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.autoencoder = AutoencoderKL(config)
+        self.latent_mean: Tensor
+        self.latent_std: Tensor
+        self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
+        self.register_buffer("latent_std", torch.ones(config.latent_channels))
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames (B, T, H, W) -> normalised latents (B, C, T, h, w), the posterior's mode."""
+        batch, time = frames.shape[:2]
+        mode = self.autoencoder.encode(frames.flatten(0, 1)[:, None]).mode()
+        latents = (mode - self.latent_mean[:, None, None]) / self.latent_std[:, None, None]
+        return latents.unflatten(0, (batch, time)).transpose(1, 2)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents (B, C, T, h, w) -> frames (B, T, H, W); not clamped, so that gradients pass."""
+        batch, _, time = latents.shape[:3]
+        flat = latents.transpose(1, 2).flatten(0, 1)
+        frames = self.autoencoder.decode(flat * self.latent_std[:, None, None] + self.latent_mean[:, None, None])
+        return frames[:, 0].unflatten(0, (batch, time))
+
+
+class Conditioned(nn.Module):
+    """The noise network with its context bound: (x (B, C, T, h, w), network time ()) -> noise, solver layout."""
+
+    def __init__(self, network: CuboidTransformerUNet, context: Tensor, precision: Precision) -> None:
+        super().__init__()
+        self.network = network
+        self.context = context.movedim(1, -1)
+        self.precision = precision
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        times = time.to(x.device, torch.float32).expand(x.shape[0])
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            noise = self.network(x.movedim(1, -1), times, self.context)
+        return noise.movedim(-1, 1).to(x.dtype)
+
+
+class Forecast(NamedTuple):
+    """Forecast frames (B * M, T, H, W) in [0, 1] and the network evaluations each member took."""
+
+    frames: Tensor
+    nfe: int
+
+
+class Nowcaster(nn.Module):
+    """A frozen latent diffusion model of radar frames.
+
+    Attributes:
+        context_frames, target_frames: numbers of observed and of forecast frames.
+        quantity: name of the quantity the model was trained on.
+        schedule: the VP schedule the network was trained with (1000 steps, linear in sqrt(beta), as PreDiff).
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        network: CuboidTransformerUNet,
+        precision: Precision = "float32",
+        quantity: str = RAINFALL_RATE.name,
+    ) -> None:
+        super().__init__()
+        self.codec, self.network, self.precision, self.quantity = codec, network, precision, quantity
+        self.context_frames = network.config.context_shape[0]
+        self.target_frames = network.config.target_shape[0]
+        self.schedule = core.DiscreteVP.scaled_linear()
+        self.requires_grad_(False).eval()
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """(C, T, h, w) of the forecast's latents."""
+        time, height, width, channels = self.network.config.target_shape
+        return channels, time, height, width
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(H, W) of the frames the network was built for."""
+        factor = 2 ** (len(self.codec.config.block_out_channels) - 1)
+        return self.latent_shape[2] * factor, self.latent_shape[3] * factor
+
+    @property
+    def identity(self) -> str:
+        """Hash of the weights that solvers were trained for."""
+        return weights_hash(self)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        return self.codec.encode(frames)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.codec.decode(latents)
+
+    def field(self, context: Tensor) -> core.NoisePredictionField:
+        """The velocity field given context latents (B, C, context_frames, h, w)."""
+        return core.NoisePredictionField(Conditioned(self.network, context, self.precision), self.schedule)
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """x_T (B, C, T, h, w): one generator per sample, so that a member depends on its seed alone."""
+        draws = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        device = next(self.parameters()).device
+        return torch.stack(draws).to(device)
+
+    def grid(self, steps: int) -> Tensor:
+        """Uniform times from 1 (noise) to 0 (data), steps + 1 of them."""
+        return core.build_grid("uniform", steps=steps, t_max=1.0, t_min=0.0)
+
+    @torch.no_grad()
+    def forecast(self, context: Tensor, solver: core.Solver, grid: Tensor, seeds: Sequence[int]) -> Forecast:
+        """Ensemble forecast.
+
+        Args:
+            context: observed frames (B, context_frames, H, W) in [0, 1], finite.
+            solver: any solver; one that reads the context gets it here.
+            grid: descending times, see `grid`.
+            seeds: B * M seeds, the M members of a window side by side.
+
+        Raises:
+            ValueError: the seeds are no multiple of the windows, or the frames have another size or number.
+        """
+        expected = (self.context_frames, *self.frame_size)
+        if tuple(context.shape[1:]) != expected or not seeds or len(seeds) % len(context):
+            raise ValueError(
+                f"expected context (B, {', '.join(map(str, expected))}) and a multiple of B seeds, got "
+                f"{tuple(context.shape)} and {len(seeds)}; cut windows of the model's size"
+            )
+        latents = self.encode(context).repeat_interleave(len(seeds) // len(context), 0)
+        state = core.integrate(self.field(latents), bound(solver, latents), self.noise(seeds), grid)
+        return Forecast(self.decode(state.x.float()).clamp(0.0, 1.0), state.nfe)
+
+    @classmethod
+    def load(
+        cls, folder: Path | str | None = None, *, device: str = "cpu", precision: Precision = "float32"
+    ) -> Nowcaster:
+        """Load a model; None gives the one that ships with the project.
+
+        Raises:
+            UserError: the folder or a file of it is missing, truncated or of another kind.
+        """
+        folder = ASSETS if folder is None else Path(folder)
+        codec = load_codec(folder / "autoencoder.safetensors")
+        network = load_network(folder / "unet.safetensors")
+        if network.config.target_shape[-1] != codec.config.latent_channels:
+            raise UserError(
+                f"expected a network of {codec.config.latent_channels} latent channels in {folder}, got "
+                f"{network.config.target_shape[-1]}; train the diffusion stage on the autoencoder beside it"
+            )
+        quantity = read_card(folder / "unet.safetensors").get("data", {}).get("quantity", RAINFALL_RATE.name)
+        return cls(codec, network, precision, quantity).to(device)
+
+    def check(self, windows: Windows) -> None:
+        """Refuse windows that the model cannot read.
+
+        Raises:
+            UserError: another quantity or another frame size.
+        """
+        if windows.quantity.name != self.quantity:
+            raise UserError(
+                f"expected {self.quantity}, which the model was trained on, got {windows.quantity.name}; "
+                "choose another store or another --model"
+            )
+        if windows.frames.shape[2:] != self.frame_size:
+            raise UserError(
+                f"expected frames of {self.frame_size} pixels, got {windows.frames.shape[2:]}; "
+                f"ingest with --patch {self.frame_size[0]}"
+            )
+
+
+def bound(solver: core.Solver, context: Tensor) -> core.Solver:
+    """The solver with the context bound, where it reads one."""
+    return solver.bind(context) if isinstance(solver, core.Corrected) else solver
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Hash of names, shapes and values of a module's state, in half precision: what weights files are stored in."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().half().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_weights(path: Path, module: nn.Module, kind: str, config: AutoencoderConfig | UNetConfig, card: dict) -> None:
+    """Write a module's state in half precision, with its configuration and provenance in the header."""
+    tensors = {
+        name: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
+        for name, value in module.state_dict().items()
+    }
+    header = {"kind": kind, "config": json.dumps(asdict(config)), "card": json.dumps(card, sort_keys=True)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, header))
+
+
+def load_codec(path: Path) -> Codec:
+    """Read `autoencoder.safetensors`; raises UserError for a missing or foreign file."""
+    tensors, config = _read(path, "autoencoder")
+    codec = Codec(AutoencoderConfig(**_tuples(config)))
+    _fill(codec, tensors, path)
+    return codec.eval()
+
+
+def load_network(path: Path) -> CuboidTransformerUNet:
+    """Read `unet.safetensors`; raises UserError for a missing or foreign file."""
+    tensors, config = _read(path, "unet")
+    network = CuboidTransformerUNet(UNetConfig(**_tuples(config)))
+    _fill(network, tensors, path)
+    return network.eval()
+
+
+def read_card(path: Path) -> dict:
+    """The provenance written beside the weights."""
+    with safe_open(path, "pt") as file:
+        return json.loads((file.metadata() or {}).get("card", "{}"))
+
+
+def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict]:
+    if not path.is_file():
+        raise UserError(
+            f"expected the weights {path.name} in {path.parent}, got no such file; train the {kind} stage first"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            header = cast(dict[str, str], file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise UserError(
+            f"expected a safetensors file at {path}, got a damaged one ({error}); copy or train it again"
+        ) from None
+    if header.get("kind") != kind:
+        raise UserError(f"expected {path} to hold a {kind}, got {header.get('kind', 'something else')}; check the file")
+    return tensors, json.loads(header["config"])
+
+
+def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        module.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
+    except RuntimeError as error:
+        raise UserError(
+            f"expected the tensors of its configuration in {path}, got others: {str(error)[:200]}"
+        ) from None
+
+
+def _tuples(config: dict) -> dict:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}

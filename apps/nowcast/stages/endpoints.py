@@ -1,0 +1,97 @@
+"""Endpoint losses of the nowcast: which distances, between what, from a line of text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from apps.nowcast.metrics import PerceptualDistance
+from apps.nowcast.nowcaster import Nowcaster
+from core.losses import MSE, Distance, EnsembleMean, FairCRPS, FeatureDistance, PerMember, Pooled, WeightedSum
+from core.supervision import Example
+from data_tools.cli import UserError
+
+DEFAULT_LOSS = {"teacher": "latent=1", "target": "crps=1,crps8=0.5,features=0.05"}
+"""Chosen on validation windows; see the model card."""
+
+TERMS = (
+    "latent (mean squared error of latents), mse and mean (of frames, per member and of the ensemble mean), "
+    "crps and crps2 .. crps16 (fair CRPS of frames and of max-pooled frames), features (perceptual distance)"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class EndpointLoss:
+    """Weighted distances between an ensemble's endpoints and their reference, in latents and in frames.
+
+    Attributes:
+        nowcaster: decodes endpoints.
+        members: consecutive rows of the batch that share a window.
+        latent: weight of the mean squared error of latents.
+        frames: the distance of decoded frames (B, M, T, H, W) and (B, T, H, W); None decodes nothing.
+    """
+
+    nowcaster: Nowcaster
+    members: int
+    latent: float
+    frames: WeightedSum | None
+
+    @property
+    def name(self) -> str:
+        parts = [f"{self.latent:g} latent-mse"] if self.latent else []
+        return " + ".join(parts + ([self.frames.name] if self.frames else []))
+
+    def __call__(self, prediction: Tensor, example: Example) -> Tensor:
+        """Loss of latents (B * M, C, T, h, w); the endpoint is latents of the same shape or frames (B, T, H, W)."""
+        of_latents = example.endpoint.ndim == prediction.ndim
+        total = prediction.new_zeros(())
+        if self.latent:
+            total = total + self.latent * MSE()(prediction, self._latents(example.endpoint))
+        if self.frames is not None:
+            reference = self.nowcaster.decode(example.endpoint) if of_latents else example.endpoint
+            members = 1 if of_latents else self.members
+            decoded = self.nowcaster.decode(prediction)
+            total = total + self.frames(decoded.unflatten(0, (-1, members)), reference)
+        return total
+
+    def _latents(self, endpoint: Tensor) -> Tensor:
+        if endpoint.ndim == 5:
+            return endpoint
+        return self.nowcaster.encode(endpoint).repeat_interleave(self.members, 0)
+
+
+def parse_loss(text: str, nowcaster: Nowcaster, members: int, weights: Path | None = None) -> EndpointLoss:
+    """The loss of a line like `crps=1,crps8=0.5,features=0.05`.
+
+    Raises:
+        UserError: a term that is not known, a weight that is no number, an ensemble term with a single member.
+    """
+    latent, terms = 0.0, []
+    for part in text.split(","):
+        name, _, weight = (piece.strip() for piece in part.partition("="))
+        try:
+            value = float(weight or 1.0)
+        except ValueError:
+            raise UserError(f"expected --loss like crps=1,features=0.05, got the weight {weight!r}") from None
+        if name == "latent":
+            latent = value
+        else:
+            terms.append((value, _distance(name, members, weights)))
+    return EndpointLoss(nowcaster, members, latent, WeightedSum(tuple(terms)) if terms else None)
+
+
+def _distance(name: str, members: int, weights: Path | None) -> Distance:
+    if name == "mse":
+        return PerMember(MSE())
+    if name == "mean":
+        return EnsembleMean(MSE())
+    if name == "features":
+        net = PerceptualDistance(weights=weights)
+        return PerMember(FeatureDistance(net.features, net.name, as_images=lambda frames: frames.flatten(0, 1)))
+    if name.startswith("crps") and name[4:] in {"", "2", "4", "8", "16"}:
+        if members < 2:
+            raise UserError(f"expected --members of 2 or more for the loss term {name}, got {members}")
+        return Pooled(FairCRPS(), int(name[4:])) if name[4:] else FairCRPS()
+    raise UserError(f"expected --loss terms among {TERMS}; got {name!r}")

@@ -1,0 +1,78 @@
+"""A base solver with a residual is a solver again: this is SpanLift."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor, nn
+
+from core.operators.residual import ResidualConfig, SpanLiftResidual
+from core.operators.scaling import chart_of
+from core.schedules import Schedule
+from core.state import Evaluation, Solver, State, VelocityField
+
+if TYPE_CHECKING:
+    from core.checkpoints import Card
+
+
+class Residual(Protocol):
+    """What is added to a proposed step: a map of (state, proposal) to a change of x of the state's shape.
+
+    It may have `memory`, the buffered evaluations it reads, and `bind(condition)`, which gives the residual with a
+    frozen condition in place. `proposal.buffer` holds this step's evaluations, newest first, before those of
+    `state.buffer`.
+    """
+
+    def __call__(self, state: State, proposal: State) -> Tensor: ...
+
+
+class Corrected(nn.Module):
+    """`solver` plus `residual`, itself a Solver; with a zero residual it is `solver`, bit for bit.
+
+    The base solver sees the buffer it would see alone, the residual as many evaluations as it asks for. Costs no
+    evaluation of the field beyond the base solver's.
+    """
+
+    order: int | None = None
+    card: Card | None = None
+    """What a checkpoint says of this solver; set by `core.load`."""
+
+    def __init__(self, solver: Solver, residual: Residual) -> None:
+        super().__init__()
+        self.solver = solver
+        self.residual = residual
+        self.memory = max(solver.memory, getattr(residual, "memory", 1))
+
+    def bind(self, condition: Tensor) -> Corrected:
+        """The same solver with the frozen condition given to its residual; shares the parameters and holds none."""
+        bind = getattr(self.residual, "bind", None)
+        if bind is None:
+            return self
+        bound = Corrected(self.solver, bind(condition))
+        bound.card = self.card
+        return bound
+
+    def step(self, field: VelocityField, state: State, t_next: Tensor) -> State:
+        """One step of the base solver from `state` to `t_next`, corrected."""
+        seen = state.buffer[: self.solver.memory]
+        proposal = self.solver.step(field, replace(state, buffer=seen), t_next)
+        buffer = (*_fresh(proposal.buffer, seen), *state.buffer)[: self.memory]
+        proposal = replace(proposal, buffer=buffer)
+        return replace(proposal, x=proposal.x + self.residual(state, proposal))
+
+
+def _fresh(buffer: tuple[Evaluation, ...], seen: tuple[Evaluation, ...]) -> tuple[Evaluation, ...]:
+    """Evaluations of `buffer` that a step added in front of those it had `seen`."""
+    return tuple(evaluation for evaluation in buffer if not any(evaluation is old for old in seen))
+
+
+def spanlift(solver: Solver, config: ResidualConfig, schedule: Schedule | None = None) -> Corrected:
+    """SpanLift over any base solver, untrained, which is to say equal to it.
+
+    Args:
+        solver: the frozen base solver; the operator works in its chart.
+        config: sizes of the operator.
+        schedule: noise schedule of the model; the chart's own where it has one.
+    """
+    return Corrected(solver, SpanLiftResidual(config, chart_of(solver), schedule))

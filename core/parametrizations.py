@@ -1,0 +1,56 @@
+"""Noise <-> data <-> velocity <-> v: the only place where what a network predicts is turned into something else.
+
+Every target is a combination p * data + q * noise, and so is the state, alpha * data + sigma * noise. Knowing the
+state and one target, any other is therefore a * value + b * x:
+
+    noise     (p, q) = (0, 1)
+    data      (p, q) = (1, 0)
+    velocity  (p, q) = (d_alpha, d_sigma)      dx/dt along the probability flow
+    v         (p, q) = (-sigma, alpha)         Salimans & Ho 2022, arXiv 2202.00512
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from core.schedules import Signal
+
+Target = Literal["noise", "data", "velocity", "v"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+
+def mixture_of(target: Target, signal: Signal) -> tuple[Tensor, Tensor]:
+    """(p, q) of target = p * data + q * noise.
+
+    Raises:
+        ValueError: an unknown target.
+    """
+    zero, one = torch.zeros_like(signal.alpha), torch.ones_like(signal.alpha)
+    match target:
+        case "noise":
+            return zero, one
+        case "data":
+            return one, zero
+        case "velocity":
+            return signal.d_alpha, signal.d_sigma
+        case "v":
+            return -signal.sigma, signal.alpha
+    raise ValueError(f"expected one of {', '.join(TARGETS)}, got {target!r}; name what the network predicts")
+
+
+def convert(value: Tensor, x: Tensor, signal: Signal, source: Target, target: Target) -> Tensor:
+    """The `target` that belongs to the state x (B, *space) where the `source` is `value` (B, *space).
+
+    It is infinite where the source does not determine the target: noise at alpha = 0, data at sigma = 0.
+    """
+    if source == target:
+        return value
+    p, q = mixture_of(source, signal)
+    p_target, q_target = mixture_of(target, signal)
+    determinant = p * signal.sigma - q * signal.alpha
+    of_value = (p_target * signal.sigma - q_target * signal.alpha) / determinant
+    of_x = (p * q_target - q * p_target) / determinant
+    return of_value * value + of_x * x

@@ -1,0 +1,33 @@
+"""The one quadrature of the multistep methods: means of the Lagrange basis on uneven nodes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# Gauss-Legendre on [-1, 1] with two points integrates cubics exactly: enough for the bases of up to four nodes.
+GAUSS_POINT = 1 / math.sqrt(3)
+MOST_NODES = 4
+
+
+def lagrange_means(nodes: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Weights w_j, the mean of L_j(s) from start to end, where the polynomial L_j is 1 at node j and 0 at the others.
+
+    They turn values at the nodes into the mean, over the step, of the polynomial through them (Hairer, Norsett &
+    Wanner, Solving Ordinary Differential Equations I, III.1 and III.5: variable-step Adams-Bashforth).
+
+    Args:
+        nodes: (K,) distinct, K <= 4, in any order.
+        start, end: () ends of the step.
+
+    Returns:
+        (K,) weights; they sum to 1.
+    """
+    middle, half = (start + end) / 2, (end - start) / 2
+    points = torch.stack([middle - GAUSS_POINT * half, middle + GAUSS_POINT * half])
+    same = torch.eye(len(nodes), dtype=torch.bool, device=nodes.device)
+    below = (nodes[:, None] - nodes).masked_fill(same, 1.0)
+    above = (points[:, None, None] - nodes).expand(-1, len(nodes), -1).masked_fill(same, 1.0)
+    return (above / below).prod(-1).mean(0)

@@ -1,0 +1,200 @@
+"""Where endpoints come from: a teacher's many-step rollouts, kept on disk, or the data itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from core.fitting import write_atomically
+from core.specifications import to_specification
+from core.state import Solver, VelocityField, integrate
+
+
+class Example(NamedTuple):
+    """What one training iteration sees.
+
+    Attributes:
+        x_T: states at the grid's first time, (B, C, *space).
+        condition: what the field, and maybe the operator, is bound to; None where there is none.
+        endpoint: what the rollout should arrive at; (B, ...) in whatever space the loss compares in.
+    """
+
+    x_T: Tensor
+    condition: Tensor | None
+    endpoint: Tensor
+
+
+class Supervision(Protocol):
+    """Endpoints by key; `name` goes into the checkpoint ("teacher" or "target")."""
+
+    @property
+    def name(self) -> str: ...
+
+    def endpoints(self, keys: Sequence[str]) -> Tensor: ...
+
+
+class Target:
+    """The endpoint is the data.
+
+    Args:
+        read: keys -> (len(keys), ...) tensor of data.
+    """
+
+    name = "target"
+
+    def __init__(self, read: Callable[[Sequence[str]], Tensor]) -> None:
+        self._read = read
+
+    def endpoints(self, keys: Sequence[str]) -> Tensor:
+        """Data of these keys, in their order."""
+        return self._read(keys)
+
+
+Start = Callable[[Sequence[str]], tuple[VelocityField, Tensor]]
+"""keys -> (field bound to their conditions, x_T of their seeds)."""
+
+
+class Teacher:
+    """Endpoints of many-step rollouts, computed once and kept in `directory`.
+
+    Each batch becomes one shard, written beside its final name and renamed, so that a killed run leaves whole shards
+    only and the next one computes what is missing.
+
+    Args:
+        solver: the teacher's solver.
+        grid: its grid.
+        directory: of the cache; made where it is not there.
+        identity: what the rollouts depend on besides solver and grid: the hash of the frozen weights, the data.
+
+    Raises:
+        ValueError: the folder holds rollouts of another teacher, or something else.
+    """
+
+    name = "teacher"
+
+    def __init__(self, solver: Solver, grid: Tensor, directory: Path, identity: Mapping[str, Any] | str) -> None:
+        self.solver = solver
+        self.grid = grid
+        self.directory = Path(directory)
+        self.identity = json.loads(
+            json.dumps({"solver": to_specification(solver), "grid": grid.double().tolist(), "of": identity})
+        )
+        self._check_folder()
+        self._shards: dict[str, tuple[Path, int]] = {}
+        for path in sorted(self.directory.glob("*.safetensors")):
+            self._read_index(path)
+
+    def _check_folder(self) -> None:
+        card = self.directory / "teacher.json"
+        if not card.exists():
+            if self.directory.is_dir() and any(self.directory.glob("*.safetensors")):
+                raise ValueError(f"expected {card} beside the shards, got none; choose another folder for the cache")
+            text = json.dumps(self.identity, indent=1)
+            write_atomically(card, lambda temporary: temporary.write_text(text))
+            return
+        try:
+            found = json.loads(card.read_text())
+        except ValueError as error:
+            raise ValueError(f"expected a teacher's identity in {card}, got no JSON; remove the folder") from error
+        different = sorted(key for key in {*found, *self.identity} if found.get(key) != self.identity.get(key))
+        if different:
+            raise ValueError(
+                f"expected rollouts of this teacher in {self.directory}, got another's "
+                f"(different: {', '.join(different)}); choose another folder or remove it"
+            )
+
+    def _read_index(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="pt") as shard:
+                keys = json.loads((shard.metadata() or {})["keys"])
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"expected a shard of teacher endpoints, got {path} ({error}); remove that file"
+            ) from error
+        self._shards.update({key: (path, row) for row, key in enumerate(keys)})
+
+    def missing(self, keys: Sequence[str]) -> list[str]:
+        """Those of `keys` that are not in the cache yet, once each, in their order."""
+        return [key for key in dict.fromkeys(keys) if key not in self._shards]
+
+    def fill(
+        self,
+        keys: Sequence[str],
+        start: Start,
+        *,
+        batch: int = 16,
+        report: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Compute and keep the endpoints of the keys that are missing.
+
+        Args:
+            keys: names of (condition, seed) pairs.
+            start: gives field and x_T for a batch of keys.
+            batch: keys a rollout, and a shard.
+            report: called with (endpoints done, endpoints to do) after each batch.
+
+        Returns:
+            Number of endpoints computed.
+        """
+        todo = self.missing(keys)
+        for first in range(0, len(todo), batch):
+            chunk = todo[first : first + batch]
+            with torch.no_grad():
+                field, x_T = start(chunk)
+                endpoint = integrate(field, self.solver, x_T, self.grid).x.detach().cpu().contiguous()
+            if len(endpoint) != len(chunk):
+                raise ValueError(f"expected {len(chunk)} states, one a key, got {len(endpoint)}; check `start`")
+            self._write(chunk, endpoint)
+            if report is not None:
+                report(first + len(chunk), len(todo))
+        return len(todo)
+
+    def _write(self, keys: Sequence[str], endpoint: Tensor) -> None:
+        listing = json.dumps(list(keys))
+        path = self.directory / f"{hashlib.sha256(listing.encode()).hexdigest()[:24]}.safetensors"
+        write_atomically(path, lambda temporary: save_file({"endpoint": endpoint}, temporary, {"keys": listing}))
+        self._shards.update({key: (path, row) for row, key in enumerate(keys)})
+
+    def endpoints(self, keys: Sequence[str]) -> Tensor:
+        """Endpoints of these keys, (len(keys), C, *space), in their order.
+
+        Raises:
+            ValueError: a key was never computed.
+        """
+        lost = self.missing(keys)
+        if lost:
+            raise ValueError(f"expected every key in {self.directory}, got none for {lost[0]!r}; call fill first")
+        rows = []
+        for key in keys:
+            path, row = self._shards[key]
+            with safe_open(path, framework="pt") as shard:
+                rows.append(shard.get_slice("endpoint")[row : row + 1])
+        return torch.cat(rows)
+
+
+def draw(keys: Sequence[str], batch: int, iteration: int, seed: int) -> list[str]:
+    """Keys of one training iteration: consecutive batches of a stream of shuffles of `keys`, one shuffle an epoch.
+
+    A function of its arguments alone, so that a resumed run draws what the killed one would have.
+    """
+    if not keys:
+        raise ValueError("expected at least one key to draw from, got none; check the data's split")
+    first, last = iteration * batch, (iteration + 1) * batch
+    epochs = range(first // len(keys), (last - 1) // len(keys) + 1)
+    stream = torch.cat([_shuffle(len(keys), seed, epoch) for epoch in epochs])
+    offset = epochs.start * len(keys)
+    return [keys[int(index)] for index in stream[first - offset : last - offset]]
+
+
+def _shuffle(count: int, seed: int, epoch: int) -> Tensor:
+    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    return torch.randperm(count, generator=generator)

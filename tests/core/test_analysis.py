@@ -1,0 +1,74 @@
+"""Projections against numpy's least squares; orders by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from core.analysis import error_against_nfe, measured_order, project, relative_magnitude
+from core.fields import MixtureField
+from core.grids import build_grid
+from core.solvers import build_solver
+from core.state import integrate
+
+
+def test_projection_is_the_least_squares_fit_of_each_sample() -> None:
+    generator = torch.Generator().manual_seed(0)
+    update = torch.randn(3, 2, 4, 5, generator=generator, dtype=torch.float64)
+    # slopes of very different size
+    directions = [
+        10.0 ** (4 * k) * torch.randn(3, 2, 4, 5, generator=generator, dtype=torch.float64) for k in range(-1, 2)
+    ]
+    split = project(update, directions)
+    for b in range(3):
+        basis = np.stack([d[b].numpy().ravel() for d in directions], axis=1)
+        coefficients = np.linalg.lstsq(basis, update[b].numpy().ravel(), rcond=None)[0]
+        expected = basis @ coefficients
+        np.testing.assert_allclose(split.inside[b].numpy().ravel(), expected, atol=1e-10)
+        outside = update[b].numpy().ravel() - expected
+        assert split.ratio[b].item() == pytest.approx(
+            np.linalg.norm(outside) / np.linalg.norm(update[b].numpy()), abs=1e-12
+        )
+    torch.testing.assert_close(split.inside + split.outside, update)
+
+
+def test_projection_survives_dependent_and_zero_directions() -> None:
+    generator = torch.Generator().manual_seed(1)
+    d = torch.randn(2, 3, 7, generator=generator, dtype=torch.float64)
+    update = torch.randn(2, 3, 7, generator=generator, dtype=torch.float64)
+    alone = project(update, [d])
+    again = project(update, [d, -2 * d, torch.zeros_like(d)])
+    torch.testing.assert_close(alone.inside, again.inside, atol=1e-12, rtol=0)
+    assert project(3 * d, [d]).ratio.max() < 1e-12
+    assert project(torch.zeros_like(d), [d]).ratio.tolist() == [0, 0]
+    torch.testing.assert_close(project(update, [torch.zeros_like(d)]).ratio, torch.ones(2, dtype=torch.float64))
+    with pytest.raises(ValueError, match="at least one direction"):
+        project(update, [])
+
+
+def test_relative_magnitude_ignores_the_chord() -> None:
+    chord = torch.tensor([[1.0, 0, 0]])
+    residual = torch.tensor([[5.0, 3, 4]])
+    base = torch.tensor([[-7.0, 0, 20]])
+    assert relative_magnitude(residual, base, chord).item() == pytest.approx(5 / 20)
+
+
+def test_measured_order_of_a_power_law() -> None:
+    steps = [7, 10, 19, 40]
+    assert measured_order(steps, [3.0 * n**-2.5 for n in steps]) == pytest.approx(2.5)
+    with pytest.raises(ValueError, match="two or more"):
+        measured_order([4], [0.1])
+    with pytest.raises(ValueError, match="positive errors"):
+        measured_order([4, 8], [0.1, 0.0])
+
+
+def test_error_against_nfe_counts_both_stages_of_heun() -> None:
+    generator = torch.Generator().manual_seed(2)
+    field = MixtureField(torch.randn(3, 2, 4, generator=generator, dtype=torch.float64), torch.ones(3) / 3, 0.3)
+    x_T = 2.0 * torch.randn(5, 2, 4, generator=generator, dtype=torch.float64)
+    grids = [build_grid("karras", steps, 2.0, 0.1, rho=7.0) for steps in (4, 8, 16)]
+    reference = integrate(field, build_solver("heun"), x_T, build_grid("karras", 200, 2.0, 0.1, rho=7.0)).x
+    points = error_against_nfe(field, build_solver("heun"), x_T, grids, reference)
+    assert [point.nfe for point in points] == [8, 16, 32]
+    assert measured_order([4, 8, 16], [point.error for point in points]) == pytest.approx(2, abs=0.3)
