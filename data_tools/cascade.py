@@ -95,17 +95,16 @@ def evolve(
     start = np.sqrt(1.0 - one**2).astype(np.float32)
 
     power = spectrum.power(kx, ky)
-    weight = np.full(kx.shape, 2.0)  # rfft stores half of the plane
-    weight[:, 0] = 1.0
-    if size % 2 == 0:
-        weight[:, -1] = 1.0
-    # complex normals of variance 2 a wavenumber: irfft2 then has variance sum(weight * amplitude^2 * 2) / size^4
-    amplitude = (
-        np.sqrt(power / (2.0 * (weight * power).sum())) * size**2 / (_spline_response(kx) * _spline_response(ky))
-    )
-    large_share = 1.0 / (1.0 + (k * split_wavelength) ** 8)
-    large = (amplitude * np.sqrt(large_share)).astype(np.float32)
-    small = (amplitude * np.sqrt(1.0 - large_share)).astype(np.float32)
+    # rfft stores half of the plane: a mode and its mirror image are one number, but for the columns that are their own mirror,
+    # of which irfft uses the real part only. With complex normals of variance 2 either kind gives a field of variance 4.
+    whole = np.zeros(kx.shape, bool)
+    whole[:, 0] = True
+    whole[:, -1] |= size % 2 == 0
+    power = np.where(whole, power, 2.0 * power)
+    amplitude = np.sqrt(power / power.sum()) * np.where(whole, 1.0, 0.5) * size**2
+    amplitude /= _spline_response(kx) * _spline_response(ky)
+    share = 1.0 / (1.0 + (k * split_wavelength) ** 8)
+    large, small = (amplitude * share).astype(np.float32), (amplitude * (1.0 - share)).astype(np.float32)
 
     def normals() -> np.ndarray:
         return generator.standard_normal((size, size // 2 + 1, 2), dtype=np.float32).view(np.complex64)[..., 0]

@@ -84,8 +84,7 @@ def run(
     """Parse the command line into `options`, call `main`; exit code 0, 2 (the user's mistake) or 130 (Ctrl-C)."""
     parser = build_parser(options, prog=prog, description=description, examples=examples, positional=positional)
     namespace: Any = parser.parse_args(_with_flags(options, sys.argv[1:] if argv is None else list(argv)))
-    built = parser.instantiate_classes(namespace)
-    values = {key: value for key, value in vars(built).items() if key != "config"}
+    values = {key: value for key, value in vars(namespace).items() if key != "config"}
     try:
         main(options(**values))
     except UserError as error:

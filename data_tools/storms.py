@@ -7,9 +7,9 @@ so that the event has a drawn wet fraction. Above the threshold, rain grows expo
 logarithm bends towards a ceiling. A stratiform and a convective kind of event are the ends of one drawn `convection`
 in [0, 1].
 
-Where the numbers come from. 60 windows each of three radar days, 128 km, 13 frames at 5 minutes, at least 5 % rain (0.1
-mm/h or more), beside 60 events of seed 0 measured alike. Wet fractions and speeds are quantiles, the rest means or
-medians over windows; correlations are of 10 log10 R with the motion removed, the slope is of its radially averaged power:
+Where the numbers come from. 60 windows each of three radar days, 128 km, 13 frames at 5 minutes, with at least 5 % of
+rain (0.1 mm/h or more), beside 60 events of seed 0 measured alike. Wet fractions and speeds are quantiles over windows,
+the rest means or medians; slope and correlations are of 10 log10 R, the latter with the motion removed.
 
                                    KNMI 2010-08-26   FMI 2016-09-28   FMI 2017-05-09   synthetic
     wet fraction, 5 to 95 %        .14-.91           .07-.95          .07-.23          .06-.57
@@ -67,8 +67,11 @@ class StormConfig:
 
     @property
     def domain(self) -> int:
-        """Side of the periodic domain in pixels: no air leaves the patch at one side and comes back at the other."""
-        travel = _SPEEDS[1] * self.time_step * (self.frames - 1) / 1000.0
+        """Side of the periodic domain in pixels: no rain leaves the patch at one side and comes back at the other.
+
+        What has travelled 512 km has forgotten where it came from, and may.
+        """
+        travel = min(_SPEEDS[1] * self.time_step * (self.frames - 1) / 1000.0, 512.0)
         return int(fft.next_fast_len(int(self.patch + travel + 24), real=True) or 0)
 
 

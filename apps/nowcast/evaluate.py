@@ -17,7 +17,7 @@ from apps.nowcast.evaluation import Evaluator, Method, Scored, check_outputs, lo
 from apps.nowcast.metrics import METRICS, PerceptualDistance, difference, recovered, resamples
 from apps.nowcast.nowcaster import ASSETS, Nowcaster, Precision
 from apps.nowcast.plots import plot_nowcasts
-from apps.nowcast.table import Json, estimate_as_json, evaluation_as_json, score_table
+from apps.nowcast.table import TABLE_WIDTH, Json, estimate_as_json, evaluation_as_json, score_table
 from core.fitting import write_atomically
 from data_tools.cli import UserError, console, progress_bar, run
 
@@ -91,7 +91,7 @@ def main(options: EvaluateOptions) -> None:
     evaluator = Evaluator(
         nowcaster,
         windows,
-        PerceptualDistance(weights=options.weights).to(options.device),
+        _distance(options).to(options.device),
         options.members,
         options.seed,
         options.batch,
@@ -117,6 +117,11 @@ def _check(options: EvaluateOptions) -> None:
         torch.empty(0, device=options.device)
     except (RuntimeError, AssertionError):
         raise UserError(f"expected a device of this machine, got {options.device}; try --device cpu") from None
+
+
+def _distance(options: EvaluateOptions) -> PerceptualDistance:
+    """LPIPS where its weights are given, else what every installation has: never what a cache happens to hold."""
+    return PerceptualDistance("auto" if options.weights else "efficientnet", options.weights)
 
 
 def _methods(options: EvaluateOptions, nowcaster: Nowcaster) -> list[Method]:
@@ -180,6 +185,7 @@ def _show(
         f"below each value its 95 % interval over events. CRPS of [0, 1] values. * {evaluator.distance.name}"
     )
     out = Console()
+    out = out if out.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)  # a pipe has 80 columns
     out.print(score_table([s.row(weights) for s in scored], title=f"Nowcasts, {options.split} split", caption=caption))
     for row in comparisons:
         parts = [

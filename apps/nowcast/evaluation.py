@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 import core
@@ -139,9 +140,10 @@ class Evaluator:
         rows, nfe, pictured = [], 0, np.empty(0)
         for index, frames, evaluations, seconds in self._forecasts(method):
             physical = self.windows.quantity.decode(frames)
-            statistics = event_statistics(
-                physical, self.truth(index), self.windows.quantity, distance=self.distance, seconds=seconds
-            )
+            with torch.no_grad():
+                statistics = event_statistics(
+                    physical, self.truth(index), self.windows.quantity, distance=self.distance, seconds=seconds
+                )
             rows.append((self.windows.ids[index], statistics))
             nfe = evaluations
             if index == self.pictured:

@@ -51,11 +51,12 @@ class DDPM:
         if len(seeds) != len(state.x):
             raise ValueError(f"expected one seed per sample, got {len(seeds)} for {len(state.x)}; give as many as rows")
         draws = [
-            torch.randn(state.x.shape[1:], generator=_generator(s, state.step), dtype=torch.float64) for s in seeds
+            torch.randn(state.x.shape[1:], generator=noise_generator(s, state.step), dtype=torch.float64) for s in seeds
         ]
         return torch.stack(draws).to(state.x)
 
 
-def _generator(seed: int, step: int) -> torch.Generator:
+def noise_generator(seed: int, step: int) -> torch.Generator:
+    """Where the noise of a sample's step comes from: one stream per (seed, step), apart from that of its x_T."""
     digest = hashlib.blake2b(f"ddpm {seed} {step}".encode(), digest_size=4).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))

@@ -57,7 +57,7 @@ def denoiser(golden: dict[str, Tensor], name: str) -> Callable[[Tensor, Tensor],
 
 def solver_of(name: str) -> core.Solver:
     name = name.removeprefix("dyw:")
-    if name.startswith("ipndmv") or name.startswith("indep:"):
+    if name.startswith(("ipndmv", "indep:")):
         return core.build_solver("adams-bashforth", order=int(name[-1]))
     return core.build_solver("ipndm", order=int(name[-1])) if name.startswith("ipndm") else core.build_solver(name)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
@@ -62,7 +61,7 @@ class EndpointLoss:
         return self.nowcaster.encode(endpoint).repeat_interleave(self.members, 0)
 
 
-def parse_loss(text: str, nowcaster: Nowcaster, members: int, weights: Path | None = None) -> EndpointLoss:
+def parse_loss(text: str, nowcaster: Nowcaster, members: int) -> EndpointLoss:
     """The loss of a line like `crps=1,crps8=0.5,features=0.05`.
 
     Raises:
@@ -78,17 +77,17 @@ def parse_loss(text: str, nowcaster: Nowcaster, members: int, weights: Path | No
         if name == "latent":
             latent = value
         else:
-            terms.append((value, _distance(name, members, weights)))
+            terms.append((value, _distance(name, members)))
     return EndpointLoss(nowcaster, members, latent, WeightedSum(tuple(terms)) if terms else None)
 
 
-def _distance(name: str, members: int, weights: Path | None) -> Distance:
+def _distance(name: str, members: int) -> Distance:
     if name == "mse":
         return PerMember(MSE())
     if name == "mean":
         return EnsembleMean(MSE())
     if name == "features":
-        net = PerceptualDistance(weights=weights)
+        net = PerceptualDistance("efficientnet")
         return PerMember(FeatureDistance(net.features, net.name, as_images=lambda frames: frames.flatten(0, 1)))
     if name.startswith("crps") and name[4:] in {"", "2", "4", "8", "16"}:
         if members < 2:

@@ -1,0 +1,115 @@
+"""The optimisation loop: resumes exactly, refuses another run's folder, averages, schedules its rate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.fitting import Average, FitConfig, fit, write_atomically
+
+CONFIG = FitConfig(iterations=23, learning_rate=0.05, ema_decay=0.9, checkpoint_every=5, log_every=2)
+
+
+def module() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 2))
+
+
+def loss_of(net: nn.Module, stop_at: int | None = None):
+    def loss(iteration: int) -> tuple[Tensor, dict[str, float]]:
+        if iteration == stop_at:
+            raise KeyboardInterrupt
+        x = torch.randn(11, 4, generator=torch.Generator().manual_seed(iteration))
+        return (net(x) - x[:, :2]).square().mean(), {"count": 11.0}
+
+    return loss
+
+
+def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    whole = module()
+    fit(whole, loss_of(whole), CONFIG, tmp_path / "whole")
+    net = module()
+    with pytest.raises(KeyboardInterrupt):
+        fit(net, loss_of(net, stop_at=13), CONFIG, tmp_path / "killed")
+    again = module()
+    fit(again, loss_of(again), CONFIG, tmp_path / "killed")
+    for one, other in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert (tmp_path / "whole/log.jsonl").read_text() == (tmp_path / "killed/log.jsonl").read_text()
+
+
+def test_the_loss_falls_and_is_logged(tmp_path: Path) -> None:
+    net = module()
+    fit(net, loss_of(net), FitConfig(iterations=200, learning_rate=0.02), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < 0.2 * lines[0]["loss"]
+    assert lines[-1]["iteration"] == 199
+    assert lines[0]["count"] == 11.0
+
+
+def test_another_configuration_is_refused(tmp_path: Path) -> None:
+    net = module()
+    fit(net, loss_of(net), CONFIG, tmp_path, identity={"seed": 1})
+    with pytest.raises(ValueError, match="another configuration"):
+        fit(module(), loss_of(net), CONFIG, tmp_path, identity={"seed": 2})
+
+
+def test_frozen_parameters_are_neither_fitted_nor_stored(tmp_path: Path) -> None:
+    net = module()
+    net[0].requires_grad_(False)
+    before = net[0].weight.clone()
+    fit(net, loss_of(net), CONFIG, tmp_path)
+    stored = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["module"]
+    assert torch.equal(net[0].weight, before)
+    assert set(stored) == {"2.weight", "2.bias"}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    net = module()
+    with pytest.raises(FloatingPointError, match="iteration 0"):
+        fit(net, lambda i: (net(torch.full((2, 4), torch.inf)).sum(), {}), CONFIG, tmp_path)
+
+
+def test_the_rate_rises_then_falls() -> None:
+    config = FitConfig(iterations=100, learning_rate=2.0, warmup=0.1, final_rate=0.01)
+    rates = [config.rate(i) for i in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == pytest.approx(2.0)
+    assert rates.index(max(rates)) == 10
+    assert rates[-1] < 0.03
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_the_average_follows_its_formula() -> None:
+    net = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        net.weight.fill_(1.0)
+    average = Average(net, decay=0.5)
+    with torch.no_grad():
+        net.weight.fill_(3.0)
+    average.update(net)  # decay min(0.5, 1/10)
+    assert average.values["weight"].item() == pytest.approx(0.1 * 1.0 + 0.9 * 3.0)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, write)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("name", "value"), [("iterations", 0), ("learning_rate", 0.0)])
+def test_senseless_configurations_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        FitConfig(**{"iterations": 5, "learning_rate": 0.1, name: value})

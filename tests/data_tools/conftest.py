@@ -1,0 +1,137 @@
+"""Small radar archives in the formats of their publishers, written from scratch."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+ROWS, COLUMNS = 40, 52
+"""Of the small archives' frames."""
+
+ArchiveWriter = Callable[..., list[Path]]
+
+_GRIB_SCRIPT = """
+import sys
+import eccodes, numpy as np
+archive = np.load(sys.argv[1])
+for name, stamp, field in zip(archive["names"], archive["stamps"], archive["fields"]):
+    rows, columns = field.shape
+    message = eccodes.codes_grib_new_from_samples("regular_ll_sfc_grib2")
+    keys = {
+        "centre": 161, "discipline": 209, "parameterCategory": 6, "parameterNumber": int(sys.argv[2]),
+        "dataDate": int(stamp[:8]), "hour": int(stamp[8:10]), "minute": int(stamp[10:12]), "second": int(stamp[12:]),
+        "Ni": columns, "Nj": rows, "iScansNegatively": 0, "jScansPositively": 0,
+        "latitudeOfFirstGridPointInDegrees": 54.995, "longitudeOfFirstGridPointInDegrees": 230.005,
+        "latitudeOfLastGridPointInDegrees": 54.995 - 0.01 * (rows - 1),
+        "longitudeOfLastGridPointInDegrees": 230.005 + 0.01 * (columns - 1),
+        "iDirectionIncrementInDegrees": 0.01, "jDirectionIncrementInDegrees": 0.01,
+        "bitsPerValue": 16, "decimalScaleFactor": 1,
+    }
+    for key, value in keys.items():
+        eccodes.codes_set(message, key, value)
+    eccodes.codes_set_values(message, field.astype(np.float64).ravel())
+    with open(name, "wb") as file:
+        eccodes.codes_write(message, file)
+    eccodes.codes_release(message)
+"""
+
+
+def frame_times(count: int, minutes: int = 5, start: str = "2012-06-30T23:00") -> np.ndarray:
+    """(count,) datetime64[s], `minutes` apart."""
+    return np.datetime64(start, "s") + np.arange(count) * np.timedelta64(60 * minutes, "s")
+
+
+def wet_rates(count: int, rows: int = ROWS, columns: int = COLUMNS) -> Iterator[np.ndarray]:
+    """Frames of rain in mm/h that no two pixels and no two frames share by accident; 1.2 mm/h or more everywhere."""
+    generator = np.random.default_rng(7)
+    for _ in range(count):
+        yield 1.2 + 0.12 * generator.integers(0, 400, size=(rows, columns))
+
+
+def _digits(time: np.datetime64) -> str:
+    return "".join(mark for mark in str(time.astype("datetime64[s]")) if mark.isdigit())
+
+
+@pytest.fixture(scope="session")
+def knmi_archive() -> ArchiveWriter:
+    """`knmi_archive(folder, times, codes)`: codes are uint16 pixel values (0.01 mm in 5 minutes, 65535 missing)."""
+
+    def write(folder: Path, times: np.ndarray, codes: np.ndarray, parameter: str = "PRECIPITATION") -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for time, pixels in zip(times, codes, strict=True):
+            path = folder / f"RAD_NL25_RAP_5min_{_digits(time)[:12]}.h5"
+            with h5py.File(path, "w") as file:
+                geographic = file.create_group("geographic").attrs
+                geographic["geo_number_rows"], geographic["geo_number_columns"] = [pixels.shape[0]], [pixels.shape[1]]
+                geographic["geo_pixel_size_x"], geographic["geo_pixel_size_y"] = np.float32([1.0]), np.float32([-1.0])
+                geographic["geo_column_offset"], geographic["geo_row_offset"] = np.float32([3]), np.float32([3650])
+                projection = file.create_group("geographic/map_projection").attrs
+                proj4 = "+proj=stere +lat_0=90 +lon_0=0.0 +lat_ts=60.0 +a=6378.137 +b=6356.752 +x_0=0 +y_0=0"
+                projection["projection_proj4_params"] = np.bytes_(proj4)
+                file.create_group("image1").attrs["image_geo_parameter"] = np.bytes_(f"ACCUMULATED_{parameter}_[MM]")
+                file.create_dataset("image1/image_data", data=pixels.astype(np.uint16), compression="gzip")
+                calibration = file.create_group("image1/calibration").attrs
+                calibration["calibration_formulas"] = np.bytes_("GEO=0.01*PV+0.0")
+                calibration["calibration_missing_data"] = calibration["calibration_out_of_image"] = [65535]
+                overview = file.create_group("overview").attrs
+                begin = time - np.timedelta64(300, "s")
+                for key, moment in (("start", begin.item()), ("end", time.item())):
+                    month = "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split()[moment.month - 1]
+                    text = f"{moment.day:02d}-{month}-{moment:%Y;%H:%M:%S}.000"
+                    overview[f"product_datetime_{key}"] = np.bytes_([text])
+            paths.append(path)
+        return paths
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def fmi_archive() -> ArchiveWriter:
+    """`fmi_archive(folder, times, codes)`: codes are uint8 pixel values (dBZ = (PV - 64) / 2, 255 missing)."""
+
+    def write(folder: Path, times: np.ndarray, codes: np.ndarray, obstime: str = "") -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for time, pixels in zip(times, codes, strict=True):
+            stamp = _digits(time)[:12]
+            comments = (
+                f"# obstime {obstime or stamp}\n# param CorrectedReflectivity\n# metersperpixel_x 999.674053\n"
+                "# metersperpixel_y 999.62859\n# projection radar {\n# type stereographic\n# centrallongitude 25\n"
+                "# centrallatitude 90\n# truelatitude 60\n# bottomleft 18.600000 57.930000\n# }\n"
+            )
+            header = f"P5\n{comments}{pixels.shape[1]} {pixels.shape[0]}\n255\n"
+            path = folder / f"{stamp}_fmi.radar.composite.lowest_FIN_SUOMI1.pgm.gz"
+            path.write_bytes(gzip.compress(header.encode() + pixels.astype(np.uint8).tobytes()))
+            paths.append(path)
+        return paths
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def mrms_archive(tmp_path_factory: pytest.TempPathFactory) -> ArchiveWriter:
+    """`mrms_archive(folder, times, rates)`: rates in mm/h, -3 where no radar sees."""
+    if find_spec("eccodes") is None:
+        pytest.skip("no eccodes to write GRIB with")
+
+    def write(folder: Path, times: np.ndarray, rates: np.ndarray, parameter: int = 1) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        stamps = [_digits(time) for time in times]
+        paths = [folder / f"PrecipRate_00.00_{stamp[:8]}-{stamp[8:]}.grib2" for stamp in stamps]
+        bundle = tmp_path_factory.mktemp("grib") / "fields.npz"
+        np.savez(bundle, names=[str(path) for path in paths], stamps=stamps, fields=rates)
+        subprocess.run(
+            [sys.executable, "-c", _GRIB_SCRIPT, str(bundle), str(parameter)], check=True, capture_output=True
+        )
+        return paths
+
+    return write

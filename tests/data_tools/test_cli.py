@@ -1,0 +1,127 @@
+"""What all commands share: one-line errors, exit codes, switches, YAML configurations."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from data_tools.cli import UserError, run
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options.
+
+    Attributes:
+        source: where from.
+        kind: which.
+        count: how many.
+        replace: whether to.
+    """
+
+    source: str
+    kind: Literal["one", "two"]
+    count: int = 3
+    replace: bool = False
+
+
+def call(main, *argv: str) -> None:
+    run(
+        Options,
+        main,
+        prog="tool",
+        description="Does it.",
+        examples="examples:\n  tool A --kind one",
+        positional=[("source", "where from")],
+        argv=argv,
+    )
+
+
+def test_options_arrive_typed() -> None:
+    seen: list[Options] = []
+    call(seen.append, "here", "--kind", "two", "--count=5", "--replace")
+    assert seen == [Options("here", "two", 5, True)]
+
+
+@pytest.mark.parametrize(("words", "expected"), [(("--replace", "false"), False), (("--replace=true",), True), ((), False)])
+def test_switches_stand_alone_or_with_an_answer(words: tuple[str, ...], expected: bool) -> None:
+    seen: list[Options] = []
+    call(seen.append, "here", "--kind", "two", *words)
+    assert seen[0].replace is expected
+
+
+def test_a_configuration_file_is_read_and_flags_override_it(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("kind: two\ncount: 9\n")
+    seen: list[Options] = []
+    call(seen.append, "here", "--config", str(path), "--count", "4")
+    assert seen == [Options("here", "two", 4)]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("here",),
+        ("here", "--kind", "three"),
+        ("here", "--kind", "one", "--count", "many"),
+        ("here", "--kind", "one", "--unknown", "1"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(argv: tuple[str, ...], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call(lambda options: None, *argv)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.count("\n") == 1
+    assert error.startswith("tool: ")
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture) -> None:
+    def main(options: Options) -> None:
+        raise UserError("expected this,\n got that")
+
+    with pytest.raises(SystemExit) as stop:
+        call(main, "here", "--kind", "one")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "tool: expected this, got that\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_full_or_closed_disk_is_told_in_one_line(number: int, capsys: pytest.CaptureFixture) -> None:
+    def main(options: Options) -> None:
+        raise OSError(number, "trouble", "/some/file")
+
+    with pytest.raises(SystemExit) as stop:
+        call(main, "here", "--kind", "one")
+    assert stop.value.code == 2
+    assert "/some/file" in capsys.readouterr().err
+
+
+def test_our_own_mistakes_keep_their_traceback() -> None:
+    def main(options: Options) -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        call(main, "here", "--kind", "one")
+
+
+def test_ctrl_c_ends_with_130() -> None:
+    def main(options: Options) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        call(main, "here", "--kind", "one")
+    assert stop.value.code == 130
+
+
+def test_help_shows_the_examples(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call(lambda options: None, "--help")
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "examples:\n  tool A --kind one" in text
+    assert "how many" in text
