@@ -89,7 +89,7 @@ class VariancePreserving(Schedule, Protocol):
     def __call__(self, t: Tensor | float) -> Signal:
         log_alpha, rate = self.log_alpha(_tensor(t))
         alpha = log_alpha.exp()
-        sigma = (-torch.expm1(2 * log_alpha)).sqrt()
+        sigma = torch.expm1(2 * log_alpha).abs().sqrt()  # abs: +0 at t = 0, not -0
         return Signal(alpha, sigma, alpha * rate, -(alpha**2) * rate / sigma)
 
 

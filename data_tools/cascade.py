@@ -95,14 +95,16 @@ def evolve(
     start = np.sqrt(1.0 - one**2).astype(np.float32)
 
     power = spectrum.power(kx, ky)
-    # rfft stores half of the plane: a mode and its mirror image are one number, but for the columns that are their own mirror,
-    # of which irfft uses the real part only. With complex normals of variance 2 either kind gives a field of variance 4.
+    # rfft stores a mode and its mirror image as one number c, whose field 2 Re(c ...) has variance 4 |c|^2 for
+    # normals of variance 2; but columns that are their own mirror hold both, and irfft takes Re(c ...) of each:
+    # |c|^2.
     whole = np.zeros(kx.shape, bool)
     whole[:, 0] = True
     whole[:, -1] |= size % 2 == 0
     power = np.where(whole, power, 2.0 * power)
     amplitude = np.sqrt(power / power.sum()) * np.where(whole, 1.0, 0.5) * size**2
     amplitude /= _spline_response(kx) * _spline_response(ky)
+    # shares of the amplitude, not of the power: both fields have the same phases
     share = 1.0 / (1.0 + (k * split_wavelength) ** 8)
     large, small = (amplitude * share).astype(np.float32), (amplitude * (1.0 - share)).astype(np.float32)
 

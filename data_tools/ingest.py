@@ -178,13 +178,16 @@ def ingest_sevir(options: Options) -> Counter[str]:
 @contextmanager
 def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar, and how to move it to a position. A failure wipes it: the error stands alone."""
-    with progress_bar() as bar:
-        task = bar.add_task(title, total=total, note="")
-        try:
-            yield lambda position: bar.update(task, completed=position)
-        except BaseException:
-            bar.live.transient = True
-            raise
+    bar = progress_bar()
+    task = bar.add_task(title, total=total, note="")
+    bar.start()
+    try:
+        yield lambda position: bar.update(task, completed=position)
+    except BaseException:
+        bar.live.transient = True
+        bar.live.stop()  # `bar.stop` would end the bar's line even where none is shown
+        raise
+    bar.stop()
 
 
 def _advancing(frames: Iterable[Frame], advance: Callable[[int], None]) -> Iterator[Frame]:

@@ -65,6 +65,8 @@ class Knmi:
             begin, end = (_moment(file["overview"].attrs[f"product_datetime_{key}"]) for key in ("start", "end"))
             if end != self.time_of(path):
                 raise UserError(f"expected the time in the name, got {end} in the header of {path.name}")
+            if end <= begin:
+                raise UserError(f"expected an accumulation over some minutes, got {begin} to {end} in {path.name}")
             pixels = image["image_data"][...]
         hours = (end - begin) / np.timedelta64(1, "h")
         rate = (gain * pixels.astype(np.float32) + offset) / hours  # mm / h

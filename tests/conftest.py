@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real archives and reference numbers, where there is one: SPANLIFT_SHARED, else a sibling `shared`."""
+    """Real archives and reference numbers, where there are any: SPANLIFT_SHARED, else a sibling `shared`."""
     folder = Path(os.environ.get("SPANLIFT_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
         pytest.skip(f"no folder of real data at {folder}; point SPANLIFT_SHARED to one")
@@ -26,7 +26,9 @@ def shared() -> Path:
 def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
     """`run_cli("data_tools.storms", "--events", "2", ...)` runs `python -m data_tools.storms ...` as a user would."""
 
-    def run(module: str, *arguments: str, timeout: float = 300.0, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        module: str, *arguments: str, timeout: float = 300.0, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=ROOT,

@@ -262,7 +262,7 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict]:
             f"expected a safetensors file at {path}, got a damaged one ({error}); copy or train it again"
         ) from None
     if header.get("kind") != kind:
-        raise UserError(f"expected {path} to hold a {kind}, got {header.get('kind', 'something else')}; check the file")
+        raise UserError(f"expected {path} to hold the {kind}, got {header.get('kind', 'something else')}; check the file")
     return tensors, json.loads(header["config"])
 
 

@@ -170,8 +170,7 @@ class SpanLiftResidual(nn.Module):
             raise ValueError("expected a bound condition, got none; call bind(condition) before sampling")
         node = self._scaling.at(state.t)
         step = self._scaling.between(state.t, proposal.t)
-        h = self._scaling.at(proposal.t).coordinate - node.coordinate
-        embedding = self.embedding(step_features(float(state.t) / self.schedule.t_max, node.log_snr, h))
+        embedding = self.embedding(step_features(float(state.t) / self.schedule.t_max, node.log_snr, step.length))
         scale, gain = self._scalars(state.step, embedding)
         slope = self._network(state, proposal, embedding, condition).to(state.x.dtype)
         base = proposal.x - step.keep * state.x

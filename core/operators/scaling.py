@@ -40,14 +40,12 @@ class Node(NamedTuple):
     """What a chart and a schedule make of fields at one time; all floats.
 
     Attributes:
-        coordinate: s.
         log_snr: log(alpha^2 / sigma^2).
         state: y over its root mean square is `state` * x.
         velocity, drift: dy/ds over its root mean square is `velocity` * dx/dt + `drift` * x.
         slope: root mean square of dy/ds.
     """
 
-    coordinate: float
     log_snr: float
     state: float
     velocity: float
@@ -56,19 +54,20 @@ class Node(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A step in a chart: x' = `keep` * x + `gain` * dy/ds; `keep` * x is the state whose y has not changed."""
+    """A step in a chart, of `length` in s: x' = `keep` * x + `gain` * dy/ds, where `keep` * x has the y of x."""
 
     keep: float
     gain: float
+    length: float
 
 
 class Scaling:
     """The numbers by which an operator reads and changes states in a chart, scaled to unit order.
 
-    A chart is linear in its fields, so what it does at a time, or from one to the next, is known from what it does to ones.
-    Of x = alpha data + sigma noise it makes y = A data + S noise and dy/ds = A' data + S' noise: A and S are its images of
-    the states alpha and sigma, A' and S' of these with the velocities d_alpha and d_sigma; data and noise are independent.
-    The times of a grid come back in every rollout, so they are remembered. No gradient passes to the times.
+    A chart is linear in its fields, so what it does at a time, or from one to the next, is known from what it does to
+    ones. Of x = alpha data + sigma noise it makes y = A data + S noise and dy/ds = A' data + S' noise: A and S are its
+    images of the states alpha and sigma, A' and S' of these with the velocities d_alpha and d_sigma; data and noise are
+    independent. The times of a grid come back in every rollout, so they are remembered; no gradient passes to them.
 
     Args:
         chart: coordinates of the solver.
@@ -112,7 +111,6 @@ class Scaling:
             )
         )
         return Node(
-            coordinate=float(self.chart.coordinate(t)),
             log_snr=float(self.schedule.log_snr(t)),
             state=float(self.chart.to(one, t)[0]) / state,
             velocity=float(self.chart.slope(Evaluation(t, zero, one))) / slope,
@@ -122,10 +120,14 @@ class Scaling:
 
 
 def move(chart: Chart, t: Tensor, t_next: Tensor) -> Move:
-    """The two numbers of a step from t to t_next; finite at sigma = 0, where the chart's s may not be."""
+    """The numbers of a step from t to t_next; the first two are finite at sigma = 0, where the chart's s may not be."""
     t, t_next = _double(t), _double(t_next)
     one, zero = torch.ones_like(t), torch.zeros_like(t)
-    return Move(float(chart.move(one, t, t_next, zero)), float(chart.move(zero, t, t_next, one)))
+    return Move(
+        keep=float(chart.move(one, t, t_next, zero)),
+        gain=float(chart.move(zero, t, t_next, one)),
+        length=float(chart.coordinate(t_next) - chart.coordinate(t)),
+    )
 
 
 def _double(t: Tensor) -> Tensor:

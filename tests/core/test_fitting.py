@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_the_rate_rises_then_falls() -> None:
     assert max(rates) == pytest.approx(2.0)
     assert rates.index(max(rates)) == 10
     assert rates[-1] < 0.03
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
 def test_the_average_follows_its_formula() -> None:

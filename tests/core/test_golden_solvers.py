@@ -23,10 +23,8 @@ KEY = re.compile(
     r"(?P<solver>(dyw:)?(euler|heun|ipndm[1-4])|ipndmv2|indep:ab_nonuniform[2-4])\|(?P<grid>\w+)\|afs(?P<afs>[01])"
     r"\|nfe(?P<nfe>\d+)\|(?P<mixture>r2|img8)\|(?P<dtype>f64|f32)$"
 )
-TOLERANCE = {
-    "f64": {"rtol": 1e-9, "atol": 1e-9},
-    "f32": {"rtol": 1e-3, "atol": 1e-3},
-}  # f32: the reference's own rounding
+# the reference's own rounding, where it ran in single precision
+TOLERANCE = {"f64": {"rtol": 1e-9, "atol": 1e-9}, "f32": {"rtol": 1e-3, "atol": 1e-3}}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +61,7 @@ def solver_of(name: str) -> core.Solver:
 
 
 def grid_of(name: str, points: int) -> Tensor:
-    """The references' grids; "tu" is even in the time (or its root) of the VP schedule with sigma/alpha = 80 ... 0.002."""
+    """The references' grids; "tu" is even in the time of the VP schedule with sigma/alpha = 80 ... 0.002, or its root."""
     if name in ("poly7", "logsnr"):
         return core.build_grid("karras" if name == "poly7" else name, points - 1, T_MAX, T_MIN, rho=7.0)
     first, last = np.log1p(T_MAX**2), np.log1p(T_MIN**2)
@@ -146,9 +144,8 @@ def test_teachers_of_35_points(golden: dict[str, Tensor], solver: str, order: in
     """They end with the denoised state, which is an Euler step to zero noise."""
     grid, zero = golden["sched/poly7/n35/f64"], torch.zeros((), dtype=torch.float64)
     field = mixture(golden, name)
-    state = core.integrate(
-        field, core.build_solver(solver, order=order), golden[f"latents_unit/{name}"].double() * grid[0], grid
-    )
+    x_T = golden[f"latents_unit/{name}"].double() * grid[0]
+    state = core.integrate(field, core.build_solver(solver, order=order), x_T, grid)
     end = core.Euler().step(field, state, zero)
     title = f"dyw_teacher_{solver}{order or ''}_35_d2z|poly7|afs0|{name}|f64"
     torch.testing.assert_close(end.x, golden[title], rtol=1e-9, atol=1e-9)

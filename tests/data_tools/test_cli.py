@@ -47,7 +47,9 @@ def test_options_arrive_typed() -> None:
     assert seen == [Options("here", "two", 5, True)]
 
 
-@pytest.mark.parametrize(("words", "expected"), [(("--replace", "false"), False), (("--replace=true",), True), ((), False)])
+@pytest.mark.parametrize(
+    ("words", "expected"), [(("--replace", "false"), False), (("--replace=true",), True), ((), False)]
+)
 def test_switches_stand_alone_or_with_an_answer(words: tuple[str, ...], expected: bool) -> None:
     seen: list[Options] = []
     call(seen.append, "here", "--kind", "two", *words)

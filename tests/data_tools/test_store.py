@@ -183,9 +183,7 @@ def test_events_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words):
             write(tmp_path / "a.zarr", [first, event])
     with pytest.raises(ValueError, match="licence"):
-        write_store(
-            tmp_path / "a.zarr", [first], quantity=VIL, time_step_seconds=300.0, crs=CRS, attrs={"source": "x"}
-        )
+        write_store(tmp_path / "a.zarr", [first], quantity=VIL, time_step_seconds=300.0, crs=CRS, attrs={"source": "x"})
     with pytest.raises(UserError, match="at least one event"):
         write(tmp_path / "a.zarr", [])
     assert list(tmp_path.iterdir()) == []

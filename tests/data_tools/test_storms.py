@@ -8,7 +8,8 @@ from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
-from scipy import fft, ndimage
+from numpy import fft
+from scipy import ndimage
 
 from data_tools.cascade import Memory, Spectrum, evolve
 from data_tools.store import EventStore

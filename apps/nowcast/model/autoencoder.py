@@ -7,6 +7,7 @@ the published PreDiff weights.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -27,9 +28,7 @@ class DiagonalGaussian(NamedTuple):
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One draw, (N, C, h, w), reproducible with a `generator` on the device of the mean."""
-        noise = torch.randn(
-            self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device
-        )
+        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 
     def mode(self) -> Tensor:
@@ -104,7 +103,7 @@ class Upsample(nn.Module):
 def resnets(in_channels: int, out_channels: int, layers: int, groups: int) -> nn.ModuleList:
     """`layers` residual blocks of which the first changes the channels."""
     widths = [in_channels] + [out_channels] * layers
-    return nn.ModuleList(ResnetBlock(a, b, groups) for a, b in zip(widths[:-1], widths[1:], strict=True))
+    return nn.ModuleList(ResnetBlock(a, b, groups) for a, b in pairwise(widths))
 
 
 class DownBlock(nn.Module):

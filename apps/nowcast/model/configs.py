@@ -22,10 +22,9 @@ class AutoencoderConfig:
     norm_num_groups: int = 32
 
     def __post_init__(self) -> None:
-        if not self.block_out_channels or min(
-            *self.block_out_channels, self.in_channels, self.layers_per_block, self.latent_channels
-        ) < 1:
-            raise ValueError(f"expected counts of at least one, got {self}; give every level its channels")
+        counts = (*self.block_out_channels, self.in_channels, self.layers_per_block, self.latent_channels)
+        if not self.block_out_channels or min(counts) < 1 or self.norm_num_groups < 1:
+            raise ValueError(f"expected at least one level and counts of at least one, got {self}; correct them")
         uneven = [c for c in self.block_out_channels if c % self.norm_num_groups]
         if uneven:
             raise ValueError(
@@ -41,7 +40,7 @@ class AutoencoderConfig:
     @classmethod
     def mini(cls) -> AutoencoderConfig:
         """128 x 128 frames to 16 x 16 x 8 latents, 1.0 M parameters."""
-        return cls(block_out_channels=(16, 32, 64, 64), layers_per_block=1, latent_channels=8, norm_num_groups=8)
+        return cls(block_out_channels=(16, 32, 64, 64), layers_per_block=1, latent_channels=16, norm_num_groups=8)
 
     @classmethod
     def prediff(cls) -> AutoencoderConfig:
@@ -53,8 +52,10 @@ class AutoencoderConfig:
 class UNetConfig:
     """Size of the noise-predicting UNet. Shapes are (frames, height, width, latent channels).
 
-    `depth` counts the attention blocks of each level; every level after the first halves height and width and doubles
-    the channels, from `base_units`.
+    `depth` counts the cuboid blocks of each level; every level after the first halves height and width and doubles
+    the channels, from `base_units`. Group normalisation takes `norm_num_groups` groups where they divide the channels,
+    else one group per channel. Keep two channels or more to a group: alone in its group, a channel loses the constant
+    that the time embedding adds, and the level no longer sees the diffusion time.
 
     Raises:
         ValueError: context and target that differ in more than their frames, a height or width that cannot be halved
@@ -68,6 +69,7 @@ class UNetConfig:
     num_heads: int = 4
     dropout: float = 0.1
     time_embed_multiplier: int = 4
+    norm_num_groups: int = 32
 
     def __post_init__(self) -> None:
         if self.context_shape[1:] != self.target_shape[1:]:
@@ -75,8 +77,10 @@ class UNetConfig:
                 f"expected context and target frames of one shape, got {self.context_shape[1:]} and "
                 f"{self.target_shape[1:]}; only the number of frames may differ"
             )
+        if not self.depth or min(self.depth) < 1:
+            raise ValueError(f"expected at least one attention block per level, got depth={self.depth}; correct it")
         halvings = 2 ** (len(self.depth) - 1)
-        if not self.depth or any(size % halvings for size in self.target_shape[1:3]):
+        if any(size % halvings for size in self.target_shape[1:3]):
             raise ValueError(
                 f"expected height and width divisible by {halvings} for {len(self.depth)} levels, got "
                 f"{self.target_shape[1:3]}; use fewer levels or other latents"
@@ -105,9 +109,14 @@ class UNetConfig:
 
     @classmethod
     def mini(cls, base_units: int = 32) -> UNetConfig:
-        """7 + 6 frames of 16 x 16 x 8 latents. No dropout: a network this small underfits before it overfits."""
+        """7 + 6 frames of 16 x 16 x 16 latents. No dropout: a network this small underfits before it overfits."""
         return cls(
-            context_shape=(7, 16, 16, 8), target_shape=(6, 16, 16, 8), base_units=base_units, depth=(1, 1), dropout=0.0
+            context_shape=(7, 16, 16, 16),
+            target_shape=(6, 16, 16, 16),
+            base_units=base_units,
+            depth=(1, 1),
+            dropout=0.0,
+            norm_num_groups=8,
         )
 
     @classmethod

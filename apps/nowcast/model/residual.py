@@ -11,12 +11,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-GROUPS = 32
 
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups where they divide the channels, else one group per channel."""
-    return nn.GroupNorm(GROUPS if channels % GROUPS == 0 else channels, channels)
+def group_norm(channels: int, groups: int) -> nn.GroupNorm:
+    """`groups` groups where they divide the channels, else one group per channel."""
+    return nn.GroupNorm(groups if channels % groups == 0 else channels, channels)
 
 
 def sinusoids(t: Tensor, width: int) -> Tensor:
@@ -36,7 +34,8 @@ class TimeEmbedding(nn.Module):
         self.layer = nn.Sequential(nn.Linear(channels, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.layer(sinusoids(t, self.channels).to(self.layer[2].weight.dtype))
+        dtype = next(self.layer.parameters()).dtype
+        return self.layer(sinusoids(t, self.channels).to(dtype))
 
 
 class ResidualBlock(nn.Module):
@@ -45,14 +44,16 @@ class ResidualBlock(nn.Module):
     `embedding` is the width of the time embedding; None builds the block without one.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, dropout: float, embedding: int | None = None) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, groups: int, dropout: float, embedding: int | None = None
+    ) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            group_norm(in_channels), nn.SiLU(), nn.Conv3d(in_channels, out_channels, 3, padding=1)
+            group_norm(in_channels, groups), nn.SiLU(), nn.Conv3d(in_channels, out_channels, 3, padding=1)
         )
         self.emb_layers = None if embedding is None else nn.Sequential(nn.SiLU(), nn.Linear(embedding, out_channels))
         self.out_layers = nn.Sequential(
-            group_norm(out_channels),
+            group_norm(out_channels, groups),
             nn.SiLU(),
             nn.Dropout(dropout),
             nn.Conv3d(out_channels, out_channels, 3, padding=1),

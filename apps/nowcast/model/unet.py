@@ -27,7 +27,8 @@ class CuboidTransformerUNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        widths, shapes, dropout = config.level_channels, config.level_shapes, config.dropout
+        widths, shapes = config.level_channels, config.level_shapes
+        dropout, groups = config.dropout, config.norm_num_groups
         embedding = config.time_embed_multiplier * config.base_units
         latent_channels = config.target_shape[-1]
 
@@ -38,9 +39,9 @@ class CuboidTransformerUNet(nn.Module):
             )
 
         def time_blocks() -> nn.ModuleList:
-            return nn.ModuleList(ResidualBlock(width, width, dropout, embedding) for width in widths)
+            return nn.ModuleList(ResidualBlock(width, width, groups, dropout, embedding) for width in widths)
 
-        self.first_proj = ResidualBlock(latent_channels + 1, config.base_units, dropout)
+        self.first_proj = ResidualBlock(latent_channels + 1, config.base_units, groups, dropout)
         self.pos_embed = PositionEmbedding(config.base_units, shapes[0])
         self.time_embed = TimeEmbedding(config.base_units, embedding)
         self.downsample_layers = nn.ModuleList(PatchMerge(width) for width in widths[:-1])

@@ -1,0 +1,126 @@
+"""Training as a user runs it: every stage, a kill and a resume, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import core
+from apps.nowcast.nowcaster import Nowcaster
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+ROOT = Path(__file__).resolve().parents[3]
+FAST = ("--batch", "2", "--pairs", "3", "--width", "8")
+
+
+def common(store: Path, model: Path, out: Path) -> list[str]:
+    return ["--data", str(store), "--model", str(model), "--out", str(out), *FAST]
+
+
+@pytest.mark.parametrize("supervision", ["teacher", "target"])
+def test_a_solver_is_trained_and_samples(
+    run_cli: Run, nowcaster: Nowcaster, tiny_store: Path, tiny_model: Path, tmp_path: Path, supervision: str
+) -> None:
+    options = ["--supervision", supervision, "--iterations", "3", "--teacher", "ddim", "--teacher_steps", "4"]
+    if supervision == "target":
+        options += ["--loss", "crps=1,crps4=0.5,mse=0.1,mean=0.1,latent=0.01"]
+    done = run_cli("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path / "s"), *options)
+    assert done.returncode == 0, done.stderr
+    solver = core.load(tmp_path / "s")
+    assert solver.card.supervision == supervision
+    assert solver.card.field_identity == nowcaster.identity
+    assert solver.card.extra["command"]["iterations"] == 3
+    assert "data" in json.loads((tmp_path / "s/card.json").read_text())
+    forecast = nowcaster.forecast(torch.rand(1, 7, 32, 32), solver, solver.card.grid, [1, 2])
+    assert forecast.nfe == 5
+    assert torch.isfinite(forecast.frames).all()
+
+
+def test_the_model_stages_follow_each_other(run_cli: Run, tiny_model: Path, tmp_path: Path) -> None:
+    """On frames of the real size, since the sizes of `mini` are fixed."""
+    options = ["--data", "storms", "--events", "1", "--batch", "1", "--iterations", "1", "--variants", "1"]
+    for stage in ("autoencoder", "diffusion"):
+        done = run_cli("apps.nowcast.train", "--stage", stage, "--out", str(tmp_path), *options)
+        assert done.returncode == 0, done.stderr
+    model = Nowcaster.load(tmp_path)
+    assert model.frame_size == (128, 128)
+    assert model.quantity == "rainfall_rate"
+    latents = model.encode(torch.rand(2, 4, 128, 128))
+    assert torch.isfinite(latents).all()
+
+
+def test_a_killed_training_ends_like_one_that_was_not(
+    run_cli: Run, tiny_store: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    options = ["--iterations", "41", "--teacher", "ddim", "--teacher_steps", "3"]
+    whole = run_cli("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path / "whole"), *options)
+    assert whole.returncode == 0, whole.stderr
+    command = [
+        sys.executable,
+        "-m",
+        "apps.nowcast.train",
+        *common(tiny_store, tiny_model, tmp_path / "killed"),
+        *options,
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "killed/run/checkpoint.pt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists()
+    resumed = run_cli("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path / "killed"), *options)
+    assert resumed.returncode == 0, resumed.stderr
+    one, other = (load_file(tmp_path / name / "solver.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_another_run_in_the_same_folder_is_refused(
+    run_cli: Run, tiny_store: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    options = ["--supervision", "target", "--loss", "mse=1", "--iterations", "1"]
+    assert run_cli("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path), *options).returncode == 0
+    before = (tmp_path / "solver.safetensors").read_bytes()
+    again = run_cli("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path), *options, "--seed", "5")
+    assert again.returncode == 2
+    assert "another configuration" in again.stderr
+    assert (tmp_path / "solver.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--loss", "beauty=1"], "--loss terms among"),
+        (["--loss", "mse=much"], "weight"),
+        (["--loss", "crps=1", "--members", "1", "--supervision", "target"], "--members of 2"),
+        (["--iterations", "0"], "--iterations of at least 1"),
+        (["--learning_rate", "-1"], "--learning_rate above 0"),
+        (["--device", "quantum"], "a device of this machine"),
+        (["--data", "nowhere.zarr"], "is not there"),
+        (["--model", "nowhere"], "no such file"),
+        (["--kernel", "4"], "kernel"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    run_cli: Run, tiny_store: Path, tiny_model: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    base = common(tiny_store, tiny_model, tmp_path / "s")
+    done = run_cli("apps.nowcast.train", *base, "--teacher", "ddim", "--teacher_steps", "2", *options)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("python -m apps.nowcast.train: ")
+    assert message in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "s/solver.safetensors").exists()
+    shutil.rmtree(tmp_path / "s", ignore_errors=True)
