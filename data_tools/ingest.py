@@ -36,12 +36,12 @@ class Options:
         format: what the archive is.
         patch: height and width of a window in pixels of the archive.
         frames: frames of a window.
-        stride: frames between the starts of training windows (default: as many as a window has).
+        stride: frames between the starts of training windows (default: as many as a window has; sevir half of it).
         eval_stride: the same for val and test windows.
         overlap: pixels that neighbouring training windows share.
         wet_fraction: least share of pixels with 0.5 mm/h or more, averaged over a window.
         max_missing: greatest share of missing pixels in any frame of a window.
-        splits: end of train, end of val and start of test as fractions of the frames in the order of time.
+        splits: end of train, end of val and start of test as fractions of the frames in time (sevir has dates).
         split: put every window in this split instead.
         start: first time to read, UTC, like 2010-08-26T04:30.
         end: last time to read, UTC.

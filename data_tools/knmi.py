@@ -31,8 +31,8 @@ class Knmi:
     """KNMI composite of the radars of De Bilt and Den Helder."""
 
     name: str = "knmi"
-    source: str = "KNMI 5 minute accumulated rainfall composite, gauge-unadjusted (RAD_NL25_RAP_5min)"
-    licence: str = "KNMI open data (https://dataplatform.knmi.nl), CC BY 4.0"
+    source: str = "KNMI 5-minute accumulated rainfall composite (RAD_NL25_RAP_5min)"
+    licence: str = "KNMI open data (https://dataplatform.knmi.nl)"
     step_seconds: int = 300
     rate: str = "accumulation over the interval in the header / interval"
 

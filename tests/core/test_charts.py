@@ -30,12 +30,12 @@ def batch(seed: int = 0) -> Tensor:
     return torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.fixture(params=SCHEDULES.values(), ids=SCHEDULES.keys())
+@pytest.fixture(params=SCHEDULES.values(), ids=list(SCHEDULES))
 def schedule(request: pytest.FixtureRequest) -> core.Schedule:
     return request.param
 
 
-@pytest.fixture(params=CHARTS.values(), ids=CHARTS.keys())
+@pytest.fixture(params=CHARTS.values(), ids=list(CHARTS))
 def chart(request: pytest.FixtureRequest, schedule: core.Schedule) -> core.Chart:
     return request.param(schedule)
 

@@ -72,7 +72,7 @@ def test_grids_descend_strictly(
 
 
 def test_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="expected a grid among uniform, .*, got 'linear'; choose one of these"):
+    with pytest.raises(ValueError, match=r"expected a grid among uniform, .*, got 'linear'; choose one of these"):
         core.build_grid("linear", 5)
 
 

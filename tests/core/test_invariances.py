@@ -1,4 +1,4 @@
-"""What must not matter: the clock of a model, the chart on straight flows, the batch; and what a residual can contain."""
+"""What must not matter: a model's clock, the chart on straight flows, the batch; and what a residual can contain."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_ddim_is_its_formula() -> None:
     survival = torch.cumprod(1 - torch.tensor(schedule.betas, dtype=F64), 0)
     x = noise()
     for m, m_next in zip((999, 799, 599, 399, 199), (799, 599, 399, 199, None), strict=True):
-        eps = network(x, torch.tensor(float(m)))
+        eps = network(x, torch.tensor(m, dtype=F64))
         there = survival[m_next] if m_next is not None else torch.ones(())
         x = there.sqrt() * (x - (1 - survival[m]).sqrt() * eps) / survival[m].sqrt() + (1 - there).sqrt() * eps
     got = core.integrate(
@@ -100,7 +100,7 @@ STRAIGHT = [core.Euler, core.Heun, lambda chart: core.IPNDM(3, chart), lambda ch
     ],
 )
 def test_charts_agree_on_a_point_mass(make: Any, schedule: core.Schedule, charts: tuple[str, ...]) -> None:
-    """Towards one point the flow is straight in each of these charts, so every method is exact, up to the point itself."""
+    """Towards one point the flow is straight in these charts, so every method is exact, up to the point itself."""
     point = torch.linspace(-1, 1, 10, dtype=F64).view(1, 2, 5)
     field = core.MixtureField(point, [1.0], 0.0, schedule)
     made = {"time": core.TimeChart(), "noise": core.NoiseChart(schedule), "data": core.DataChart(schedule)}
@@ -122,8 +122,10 @@ def test_a_sample_does_not_depend_on_its_batch(name: str, options: dict[str, Any
     field, x = core.NoisePredictionField(network, schedule), noise(5)
 
     def endpoint(rows: list[int]) -> Tensor:
-        seeds = {"seeds": [10 + row for row in rows]} if name == "ddpm" else {}
-        return core.integrate(field, core.build_solver(name, schedule=schedule, **options, **seeds), x[rows], grid).x
+        seeds = [10 + row for row in rows] if name == "ddpm" else None
+        return core.integrate(
+            field, core.build_solver(name, schedule=schedule, **options, seeds=seeds), x[rows], grid
+        ).x
 
     together = endpoint([0, 1, 2, 3, 4])
     torch.testing.assert_close(endpoint([3]), together[[3]], rtol=1e-12, atol=1e-12)

@@ -68,7 +68,9 @@ def test_adams_bashforth_integrates_a_cubic_velocity_on_any_grid() -> None:
     """Exactly, once four evaluations are there."""
     grid = core.build_grid("quadratic", 7, 2.0, 0.0)
     states = list(
-        core.trajectory(lambda x, t: (4 * t**3 - t) * torch.ones_like(x), core.AdamsBashforth(4), torch.ones(2, 3), grid)
+        core.trajectory(
+            lambda x, t: (4 * t**3 - t) * torch.ones_like(x), core.AdamsBashforth(4), torch.ones(2, 3), grid
+        )
     )
     primitive = grid**4 - grid**2 / 2
     for i in range(4, 8):

@@ -1,8 +1,8 @@
 """Each solver converges with the order it declares, on exact flows, on even and uneven grids.
 
-Two problems (a Gaussian in six dimensions, a mixture on the line, whose flow keeps the cumulative probability) in two clocks.
-The times are such that the flow is curved at both ends: from the far noise end, where the first step is straight, the error of
-an Euler start would show only on grids finer than anyone's.
+Two problems (a Gaussian in six dimensions, a mixture on the line, whose flow keeps the cumulative probability) in two
+clocks. The times are such that the flow is curved at both ends: from the far noise end, where the first step is
+straight, the error of an Euler start would show only on grids finer than anyone's.
 """
 
 from __future__ import annotations

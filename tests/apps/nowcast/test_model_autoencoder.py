@@ -27,11 +27,12 @@ def autoencoder() -> AutoencoderKL:
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (24, 40), (40, 24), (128, 136)])
 def test_mini_runs_on_any_multiple_of_eight(height: int, width: int) -> None:
-    mini = AutoencoderKL(AutoencoderConfig.mini())
+    config = AutoencoderConfig.mini()
+    mini = AutoencoderKL(config)
     assert sum(p.numel() for p in mini.parameters()) <= 1_500_000
     with torch.no_grad():
         posterior = mini.encode(torch.rand(2, 1, height, width))
-        assert posterior.mean.shape == posterior.logvar.shape == (2, 8, height // 8, width // 8)
+        assert posterior.mean.shape == posterior.logvar.shape == (2, config.latent_channels, height // 8, width // 8)
         assert mini.decode(posterior.mode()).shape == (2, 1, height, width)
 
 

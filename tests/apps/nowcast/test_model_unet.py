@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from apps.nowcast.model import CuboidTransformerUNet, UNetConfig
+from apps.nowcast.model import AutoencoderConfig, CuboidTransformerUNet, UNetConfig
 
 TINY = UNetConfig(
     context_shape=(3, 4, 8, 5),
