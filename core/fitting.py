@@ -7,9 +7,12 @@ that was killed and started again therefore ends with the same parameters as one
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import pickle
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,6 +91,10 @@ class Average:
                 parameter.copy_(self.values[name])
 
 
+FULL_DISK = 1 << 20
+"""A disk with fewer free bytes than this is why a write failed."""
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary neighbour of `path`, then rename it: readers see the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +102,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(temporary)
         os.replace(temporary, path)
+    except Exception as error:
+        # Writers in compiled code tell of a full disk in errors of their own.
+        if not isinstance(error, OSError) and shutil.disk_usage(path.parent).free < FULL_DISK:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -181,7 +193,10 @@ def _resume(path: Path, run: dict, module: nn.Module, optimizer: Any, average: A
     if not path.exists():
         path.with_name("log.jsonl").unlink(missing_ok=True)
         return 0
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        raise ValueError(f"expected a checkpoint of a run at {path}, got a damaged file; remove it") from None
     if content["run"] != json.dumps(run, sort_keys=True):
         raise ValueError(
             f"expected {path} to belong to this run, got another configuration; choose another folder or remove it"
@@ -205,7 +220,14 @@ def _log(path: Path, iteration: int, values: Mapping[str, float], config: FitCon
 
 
 def _truncate_log(path: Path, iteration: int) -> None:
-    """Drop the lines that the killed run wrote after its last checkpoint: they will be written again."""
-    if path.exists():
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["iteration"] < iteration]
-        path.write_text("".join(line + "\n" for line in kept))
+    """Drop the lines that the killed run wrote after its last checkpoint, the last of them maybe torn."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["iteration"] < iteration:
+                kept.append(line + "\n")
+        except ValueError:
+            break
+    write_atomically(path, lambda temporary: temporary.write_text("".join(kept)))

@@ -15,25 +15,29 @@ import torch
 from torch import Tensor
 
 from data_tools.cli import UserError
-from data_tools.quantities import QUANTITIES, RAINFALL_RATE, Quantity
+from data_tools.quantities import QUANTITIES, Quantity
 from data_tools.store import EventStore
 from data_tools.storms import StormConfig, generate
 
 SYNTHETIC = "storms"
 """The name that stands for synthetic storms where a store is expected."""
 
-SPLIT_SEEDS = {"train": 1_000_000, "val": 2_000_000, "test": 3_000_000}
+SEEDS = 1_000_000
+"""Seeds run from 0 to this, so that the storms of a split never meet those of another."""
+
+SPLIT_SEEDS = {"train": SEEDS, "val": 2 * SEEDS, "test": 3 * SEEDS}
 """Synthetic storms of different splits come from different seeds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Windows of consecutive frames, all of one split, held encoded in half precision.
+    """Windows of consecutive frames, all of one split.
 
     Attributes:
-        frames: (events, T, H, W) float16 in [0, 1], the quantity's `encode`; NaN where missing.
+        frames: (events, T, H, W) float32 on the stored scale, NaN where missing.
         ids: event ids, unique.
         sources: archive of each event.
+        times: first time of each window.
         quantity: what the frames hold.
         time_step_minutes: time between frames of each event, (events,).
     """
@@ -41,6 +45,7 @@ class Windows:
     frames: np.ndarray
     ids: tuple[str, ...]
     sources: tuple[str, ...]
+    times: tuple[str, ...]
     quantity: Quantity
     time_step_minutes: np.ndarray
 
@@ -48,10 +53,16 @@ class Windows:
         return len(self.ids)
 
     @property
+    def moments(self) -> tuple[str, ...]:
+        """Source and time of each window: windows that share them share a weather situation."""
+        return tuple(f"{source} {time}" for source, time in zip(self.sources, self.times, strict=True))
+
+    @property
     def fingerprint(self) -> str:
-        """Hash of the frames and ids: says which data a model was trained or scored on."""
+        """Hash of the ids and the frames, encoded and in half precision: says which data a number belongs to."""
         digest = hashlib.sha256("\n".join(self.ids).encode())
-        digest.update(np.ascontiguousarray(self.frames).tobytes())
+        for frames in self.frames:
+            digest.update(self.quantity.encode(frames).astype(np.float16).tobytes())
         return digest.hexdigest()[:16]
 
     def take(self, indices: Sequence[int]) -> Windows:
@@ -59,6 +70,7 @@ class Windows:
             self.frames[list(indices)],
             tuple(self.ids[i] for i in indices),
             tuple(self.sources[i] for i in indices),
+            tuple(self.times[i] for i in indices),
             self.quantity,
             self.time_step_minutes[list(indices)],
         )
@@ -73,12 +85,14 @@ def load_windows(data: str, split: str, length: int, *, events: int | None = Non
         length: frames per window; longer events are cut into windows that do not overlap.
         events: at most so many windows per source, drawn evenly over the source's events; all by default
             (96 for synthetic storms).
-        seed: seed of the synthetic storms.
+        seed: seed of the synthetic storms, 0 to `SEEDS` - 1.
 
     Raises:
-        UserError: a store is missing or of another kind, has no events of the split, has other frame sizes or quantity
-            than the first.
+        UserError: the seed is out of range; a store is missing or of another kind, has no events of the split, or
+            another frame size or quantity than the first.
     """
+    if not 0 <= seed < SEEDS:
+        raise UserError(f"expected --seed from 0 to {SEEDS - 1}, got {seed}")
     parts = [_read_source(source.strip(), split, length, events, seed) for source in data.split(",")]
     first = parts[0]
     for source, part in zip(data.split(","), parts, strict=True):
@@ -98,6 +112,7 @@ def load_windows(data: str, split: str, length: int, *, events: int | None = Non
         np.concatenate([part.frames for part in parts]),
         ids,
         tuple(s for part in parts for s in part.sources),
+        tuple(t for part in parts for t in part.times),
         first.quantity,
         np.concatenate([part.time_step_minutes for part in parts]),
     )
@@ -124,12 +139,13 @@ def _read_source(source: str, split: str, length: int, events: int | None, seed:
     windows = [(event, start) for event in chosen for start in starts]
     if events is not None and events < len(windows):
         windows = [windows[round(k)] for k in np.linspace(0, len(windows) - 1, events)]
-    frames = np.stack([_encode(store.quantity, store.read(e, slice(s, s + length))) for e, s in windows])
+    frames = np.stack([store.read(e, slice(s, s + length)) for e, s in windows])
     suffix = len(starts) > 1
     return Windows(
         frames,
         tuple(f"{store.event_id(e)}+{s}" if suffix else store.event_id(e) for e, s in windows),
         tuple(store.source(e) for e, _ in windows),
+        tuple(str(store.times(e)[s]) for e, s in windows),
         store.quantity,
         np.full(len(windows), store.time_step_seconds / 60.0),
     )
@@ -138,16 +154,13 @@ def _read_source(source: str, split: str, length: int, events: int | None, seed:
 def _synthetic(split: str, length: int, events: int, seed: int) -> Windows:
     made = list(generate(events, SPLIT_SEEDS[split] + seed, StormConfig(frames=length), split))
     return Windows(
-        np.stack([_encode(RAINFALL_RATE, event.values) for event in made]),
+        np.stack([event.values for event in made]).astype(np.float32),
         tuple(event.id for event in made),
         tuple(event.source for event in made),
+        tuple(str(event.times[0]) for event in made),
         QUANTITIES["rainfall_rate"],
         np.full(events, 5.0),
     )
-
-
-def _encode(quantity: Quantity, values: np.ndarray) -> np.ndarray:
-    return quantity.encode(values).astype(np.float16)
 
 
 def dihedral(frames: Tensor, element: int) -> Tensor:
@@ -178,10 +191,12 @@ def draw_frames(windows: Windows, count: int, key: tuple[int, ...], crop: int | 
     crop_h, crop_w = (height, width) if crop is None else (min(crop, height), min(crop, width))
     high = torch.tensor([len(windows), moments, 8, height - crop_h + 1, width - crop_w + 1])
     draws = (torch.rand((count, 5), generator=source, dtype=torch.float64) * high).long().tolist()
-    frames = [dihedral(filled(windows.frames[e, m, y : y + crop_h, x : x + crop_w]), k) for e, m, k, y, x in draws]
+    frames = [
+        dihedral(seen(windows, windows.frames[e, m, y : y + crop_h, x : x + crop_w]), k) for e, m, k, y, x in draws
+    ]
     return torch.stack(frames)[:, None]
 
 
-def filled(frames: np.ndarray) -> Tensor:
-    """Float32 tensor with missing pixels set to no rain: what the network sees."""
-    return torch.from_numpy(np.nan_to_num(frames.astype(np.float32), nan=0.0))
+def seen(windows: Windows, frames: np.ndarray) -> Tensor:
+    """Frames on the stored scale as the network sees them: in [0, 1], missing pixels as no rain."""
+    return torch.from_numpy(np.nan_to_num(windows.quantity.encode(frames), nan=0.0))

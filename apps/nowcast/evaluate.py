@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from apps.nowcast.data import SYNTHETIC, Windows, load_windows
 from apps.nowcast.evaluation import Evaluator, Method, Scored, check_outputs, load_method, parse_methods, wettest
 from apps.nowcast.metrics import METRICS, PerceptualDistance, difference, recovered, resamples
-from apps.nowcast.nowcaster import ASSETS, Nowcaster, Precision
+from apps.nowcast.nowcaster import ASSETS, Nowcaster, Precision, check_device
 from apps.nowcast.plots import plot_nowcasts
 from apps.nowcast.table import TABLE_WIDTH, Json, estimate_as_json, evaluation_as_json, score_table
 from core.fitting import write_atomically
@@ -34,13 +33,16 @@ class EvaluateOptions:
     Attributes:
         data: comma-separated event stores, and `storms` for synthetic storms made on the spot.
         split: part of the stores to score; training never sees test.
-        events: at most so many windows of each source; all of a store, 12 of `storms` by default.
+        events: at most so many windows of each source; all of a store by default, 12 of `storms` alone and 96 of
+            `storms` beside stores.
         methods: comma-separated persistence, teacher, and NAME-STEPS with NAME among ddim, ddpm, heun, ipndm and
             adams-bashforth. DDPM-1000 takes long.
         solver: comma-separated trained solvers (files, or folders that hold solver.safetensors); by default the two
             that ship with the model.
         model: folder of the model; the shipped one by default.
         members: ensemble members per window.
+        cluster: what is resampled for the intervals: events, or all events of one source and time together, which is
+            the stricter choice where many tiles come from few moments.
         seed: of the members' noise and of synthetic storms.
         batch: windows x members sampled at once.
         weights: file of AlexNet or SqueezeNet 1.1 weights for LPIPS; an LPIPS-like distance on an installed network
@@ -55,10 +57,11 @@ class EvaluateOptions:
     data: str = SYNTHETIC
     split: Literal["train", "val", "test"] = "test"
     events: int | None = None
-    methods: str = "persistence,ddim-100,teacher,ddim-5"
+    methods: str = "persistence,ddim-100,teacher,ddim-5,ipndm-5"
     solver: str | None = None
     model: str | None = None
     members: int = 4
+    cluster: Literal["event", "time"] = "event"
     seed: int = 0
     batch: int = 16
     weights: str | None = None
@@ -82,6 +85,13 @@ def main(options: EvaluateOptions) -> None:
         UserError: model, data, solver, method or output are not what they should be.
     """
     _check(options)
+    try:
+        _evaluate(options)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _evaluate(options: EvaluateOptions) -> None:
     nowcaster = Nowcaster.load(options.model, device=options.device, precision=options.precision)
     methods = _methods(options, nowcaster)
     length = nowcaster.context_frames + nowcaster.target_frames
@@ -98,25 +108,27 @@ def main(options: EvaluateOptions) -> None:
         wettest(windows, nowcaster.context_frames),
         options.device,
     )
+    evaluator.warm_up()
     scored = _score(evaluator, methods)
-    weights = resamples(len(windows), RESAMPLES, options.seed)
+    if options.cluster == "time":
+        scored = [replace(s, statistics=s.statistics.grouped(windows.moments)) for s in scored]
+    weights = resamples(len(scored[0].statistics.events), RESAMPLES, options.seed)
     comparisons = compare(scored, weights)
     _show(options, evaluator, scored, weights, comparisons)
     _write(options, evaluator, scored, weights, comparisons)
 
 
 def _check(options: EvaluateOptions) -> None:
+    if options.seed < 0:
+        raise UserError(f"expected --seed of 0 or more, got {options.seed}")
     for name in ("events", "members", "batch"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"expected --{name} of at least 1, got {value}")
     numbers, picture = options.paths
-    explicit = [path for path, given in ((numbers, options.json), (picture, options.json or options.png)) if given]
-    check_outputs(explicit, options.overwrite)
-    try:
-        torch.empty(0, device=options.device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"expected a device of this machine, got {options.device}; try --device cpu") from None
+    own = options.json is None and options.png is None  # the default place is replaced by every run
+    check_outputs([numbers, picture], options.overwrite or own)
+    check_device(options.device)
 
 
 def _distance(options: EvaluateOptions) -> PerceptualDistance:
@@ -132,7 +144,8 @@ def _methods(options: EvaluateOptions, nowcaster: Nowcaster) -> list[Method]:
         paths = [str(ASSETS / name) for name in SHIPPED_SOLVERS]
     else:
         paths = []
-    methods += [load_method(path, nowcaster, options.device) for path in paths]
+    for path in paths:
+        methods.append(load_method(path, nowcaster, options.device, {method.label for method in methods}))
     if not methods:
         raise UserError("expected at least one method to score, got none; see --methods and --solver")
     unique: dict[str, Method] = {}
@@ -180,9 +193,11 @@ def _show(
 ) -> None:
     windows = evaluator.windows
     caption = (
-        f"{len(windows)} events ({_sources(windows)}), {options.members} members, thresholds "
+        f"{len(windows)} events ({_sources(windows)}) at {len(set(windows.moments))} times, {options.members} members, "
+        "thresholds "
         f"{', '.join(f'{t:g}' for t in windows.quantity.thresholds)} {'mm/h' if windows.quantity.logarithmic else ''}; "
-        f"below each value its 95 % interval over events. CRPS of [0, 1] values. * {evaluator.distance.name}"
+        f"below each value its 95 % interval over {options.cluster}s. CRPS of [0, 1] values. "
+        f"* {evaluator.distance.name}"
     )
     out = Console()
     out = out if out.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)  # a pipe has 80 columns
@@ -234,6 +249,8 @@ def _write(
         rows=[s.row(weights) for s in scored],
         extra={
             "members": options.members,
+            "cluster": options.cluster,
+            "times": len(set(windows.moments)),
             "fingerprint": windows.fingerprint,
             "model": evaluator.nowcaster.identity,
             "perceptual_distance": evaluator.distance.name,

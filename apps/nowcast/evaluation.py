@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 import core
 from apps.nowcast.baselines import persistence
-from apps.nowcast.data import Windows, filled, member_seed
+from apps.nowcast.data import Windows, member_seed, seen
 from apps.nowcast.metrics import METRICS, PerceptualDistance, Statistics, estimates, event_statistics
 from apps.nowcast.nowcaster import Nowcaster
 from apps.nowcast.solvers import TEACHER, build_base
@@ -76,16 +76,16 @@ def _handcrafted(name: str, nowcaster: Nowcaster) -> Callable[[Sequence[int]], c
     return lambda seeds: solver
 
 
-def load_method(path: str, nowcaster: Nowcaster, device: str) -> Method:
-    """A trained solver as a method.
+def load_method(path: str, nowcaster: Nowcaster, device: str, taken: Collection[str] = ()) -> Method:
+    """A trained solver as a method; `taken` are the labels of other methods, which it must not have.
 
     Raises:
         UserError: no such file, a foreign one, or a solver of another model.
     """
     try:
         solver = core.load(path)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # whatever a forged header leads to
+        raise UserError(f"expected a trained solver at {path}: {error}") from None
     if not isinstance(solver, Corrected) or solver.card is None:
         raise UserError(f"expected a SpanLift solver at {path}, got another; train one with apps.nowcast.train")
     card = solver.card
@@ -96,6 +96,11 @@ def load_method(path: str, nowcaster: Nowcaster, device: str) -> Method:
         )
     solver.to(device)
     label = f"spanlift-{card.steps} ({card.supervision})"
+    if label in taken:
+        place = Path(path)
+        label = (
+            f"spanlift-{card.steps} ({place.parent.name if place.suffix and place.stem == 'solver' else place.stem})"
+        )
     return Method(label, "SpanLift", card.supervision, card.steps, lambda seeds: solver, card.grid)
 
 
@@ -139,46 +144,48 @@ class Evaluator:
         """Forecast every window with `method`; `report` is told the number of windows done."""
         rows, nfe, pictured = [], 0, np.empty(0)
         for index, frames, evaluations, seconds in self._forecasts(method):
-            physical = self.windows.quantity.decode(frames)
             with torch.no_grad():
                 statistics = event_statistics(
-                    physical, self.truth(index), self.windows.quantity, distance=self.distance, seconds=seconds
+                    frames, self.truth(index), self.windows.quantity, distance=self.distance, seconds=seconds
                 )
             rows.append((self.windows.ids[index], statistics))
             nfe = evaluations
             if index == self.pictured:
-                pictured = physical
+                pictured = frames
             report(1)
         return Scored(method, nfe, Statistics.stack(rows), pictured)
 
     def context(self, index: int) -> np.ndarray:
         """Observed frames before the forecast on the stored scale, NaN where missing."""
-        return self._physical(self.windows.frames[index, : self.nowcaster.context_frames])
+        return self.windows.frames[index, : self.nowcaster.context_frames]
 
     def truth(self, index: int) -> np.ndarray:
         """Observed frames of the forecast's times on the stored scale, NaN where missing."""
-        return self._physical(self.windows.frames[index, self.nowcaster.context_frames :])
+        return self.windows.frames[index, self.nowcaster.context_frames :]
 
-    def _physical(self, encoded: np.ndarray) -> np.ndarray:
-        return self.windows.quantity.decode(encoded.astype(np.float32))
+    def warm_up(self) -> None:
+        """One forecast of one step, unscored: the first method timed shall not pay for what all share."""
+        context = seen(self.windows, self.windows.frames[:1, : self.nowcaster.context_frames]).to(self.device)
+        solver = build_base("ddim", self.nowcaster.schedule)
+        self.nowcaster.forecast(context, solver, self.nowcaster.grid(1), [0] * self.members)
 
     def _forecasts(self, method: Method) -> Iterator[tuple[int, np.ndarray, int, float]]:
-        """(window, frames (M, T, H, W) in [0, 1], evaluations, seconds) for every window."""
+        """(window, frames (M, T, H, W) on the stored scale, evaluations, seconds) for every window."""
         if method.solver is None or method.grid is None:
             for index in range(len(self.windows)):
                 start = time.perf_counter()
-                context = self.windows.frames[index, : self.nowcaster.context_frames].astype(np.float32)
-                frames = persistence(context, self.nowcaster.target_frames)[None]
+                frames = persistence(self.context(index), self.nowcaster.target_frames)[None]
                 yield index, frames, 0, time.perf_counter() - start
             return
         per_batch = max(1, self.batch // self.members)
         for first in range(0, len(self.windows), per_batch):
             indices = range(first, min(first + per_batch, len(self.windows)))
             seeds = [member_seed(self.seed, self.windows.ids[i], m) for i in indices for m in range(self.members)]
-            context = filled(self.windows.frames[indices.start : indices.stop, : self.nowcaster.context_frames])
+            context = seen(self.windows, self.windows.frames[first : indices.stop, : self.nowcaster.context_frames])
             start = time.perf_counter()
             forecast = self.nowcaster.forecast(context.to(self.device), method.solver(seeds), method.grid, seeds)
-            frames = forecast.frames.unflatten(0, (len(indices), self.members)).cpu().numpy()
+            frames = self.windows.quantity.decode(forecast.frames)
+            frames = frames.unflatten(0, (len(indices), self.members)).cpu().numpy()
             seconds = (time.perf_counter() - start) / len(indices)
             for index, members in zip(indices, frames, strict=True):
                 yield index, members, forecast.nfe, seconds
@@ -186,16 +193,21 @@ class Evaluator:
 
 def wettest(windows: Windows, context_frames: int) -> int:
     """The window whose future holds the most rain: the one worth a picture."""
-    return int(np.nanmean(windows.frames[:, context_frames:].astype(np.float32), axis=(1, 2, 3)).argmax())
+    return int(np.nan_to_num(windows.frames[:, context_frames:]).mean(axis=(1, 2, 3)).argmax())
 
 
 def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
-    """Refuse outputs that exist, unless they may be replaced.
+    """Refuse outputs that exist, unless they may be replaced, and such as cannot be written.
 
     Raises:
-        UserError: a path exists, or is a folder.
+        UserError: a path exists, is a folder, lies inside a file, or is given twice.
     """
+    if len(set(paths)) < len(paths):
+        raise UserError(f"expected a file of its own for each output, got {paths[0]} twice")
     for path in paths:
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+        if not above.is_dir():
+            raise UserError(f"expected a folder above the output {path}, got the file {above}")
         if path.is_dir():
             raise UserError(f"expected a file name for the output, got the folder {path}")
         if path.exists() and not overwrite:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,6 +29,7 @@ ASSETS = Path(__file__).parent / "assets" / "mini"
 """The model that ships with the project."""
 
 Precision = Literal["float32", "bfloat16"]
+Config = TypeVar("Config", AutoencoderConfig, UNetConfig)
 
 
 class Codec(nn.Module):
@@ -87,6 +88,7 @@ class Nowcaster(nn.Module):
     Attributes:
         context_frames, target_frames: numbers of observed and of forecast frames.
         quantity: name of the quantity the model was trained on.
+        time_steps: minutes between the frames it was trained on; empty where that is not known.
         schedule: the VP schedule the network was trained with (1000 steps, linear in sqrt(beta), as PreDiff).
     """
 
@@ -96,9 +98,11 @@ class Nowcaster(nn.Module):
         network: CuboidTransformerUNet,
         precision: Precision = "float32",
         quantity: str = RAINFALL_RATE.name,
+        time_steps: Sequence[float] = (),
     ) -> None:
         super().__init__()
-        self.codec, self.network, self.precision, self.quantity = codec, network, precision, quantity
+        self.codec, self.network, self.precision = codec, network, precision
+        self.quantity, self.time_steps = quantity, tuple(time_steps)
         self.codec.to(memory_format=torch.channels_last)  # a third faster on a CPU, for the same values
         self.context_frames = network.config.context_shape[0]
         self.target_frames = network.config.target_shape[0]
@@ -182,14 +186,18 @@ class Nowcaster(nn.Module):
                 f"expected a network of {codec.config.latent_channels} latent channels in {folder}, got "
                 f"{network.config.target_shape[-1]}; train the diffusion stage on the autoencoder beside it"
             )
-        quantity = read_card(folder / "unet.safetensors").get("data", {}).get("quantity", RAINFALL_RATE.name)
-        return cls(codec, network, precision, quantity).to(device)
+        card = read_card(folder / "unet.safetensors")
+        if card.get("codec", weights_hash(codec)) != weights_hash(codec):
+            raise UserError(f"expected the autoencoder that the network in {folder} was trained on, got another one")
+        data = card.get("data", {})
+        quantity, time_steps = data.get("quantity", RAINFALL_RATE.name), data.get("time_step_minutes", ())
+        return cls(codec, network, precision, quantity, time_steps).to(device)
 
     def check(self, windows: Windows) -> None:
         """Refuse windows that the model cannot read.
 
         Raises:
-            UserError: another quantity or another frame size.
+            UserError: another quantity, frame size or time step.
         """
         if windows.quantity.name != self.quantity:
             raise UserError(
@@ -201,6 +209,21 @@ class Nowcaster(nn.Module):
                 f"expected frames of {self.frame_size} pixels, got {windows.frames.shape[2:]}; "
                 f"ingest with --patch {self.frame_size[0]}"
             )
+        known = self.time_steps or windows.time_step_minutes.tolist()
+        low, high = min(known), max(known)
+        if not low <= windows.time_step_minutes.min() <= windows.time_step_minutes.max() <= high:
+            raise UserError(
+                f"expected frames {low:g} to {high:g} minutes apart, as in training, got "
+                f"{windows.time_step_minutes.max():g}; ingest with another --frame_step"
+            )
+
+
+def check_device(name: str) -> None:
+    """Raises UserError unless this machine has the device."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"expected a device of this machine, got {name}; try --device cpu") from None
 
 
 def bound(solver: core.Solver, context: Tensor) -> core.Solver:
@@ -230,7 +253,7 @@ def save_weights(path: Path, module: nn.Module, kind: str, config: AutoencoderCo
 def load_codec(path: Path) -> Codec:
     """Read `autoencoder.safetensors`; raises UserError for a missing or foreign file."""
     tensors, config = _read(path, "autoencoder")
-    codec = Codec(AutoencoderConfig(**_tuples(config)))
+    codec = Codec(_configured(AutoencoderConfig, config, path))
     _fill(codec, tensors, path)
     return codec.eval()
 
@@ -238,7 +261,7 @@ def load_codec(path: Path) -> Codec:
 def load_network(path: Path) -> CuboidTransformerUNet:
     """Read `unet.safetensors`; raises UserError for a missing or foreign file."""
     tensors, config = _read(path, "unet")
-    network = CuboidTransformerUNet(UNetConfig(**_tuples(config)))
+    network = CuboidTransformerUNet(_configured(UNetConfig, config, path))
     _fill(network, tensors, path)
     return network.eval()
 
@@ -263,8 +286,21 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict]:
             f"expected a safetensors file at {path}, got a damaged one ({error}); copy or train it again"
         ) from None
     if header.get("kind") != kind:
-        raise UserError(f"expected {path} to hold the {kind}, got {header.get('kind', 'something else')}; check the file")
-    return tensors, json.loads(header["config"])
+        raise UserError(
+            f"expected {path} to hold the {kind}, got {header.get('kind', 'something else')}; check the file"
+        )
+    try:
+        config = json.loads(header["config"])
+        return tensors, {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    except (KeyError, ValueError, AttributeError):
+        raise UserError(f"expected the configuration of a {kind} in {path}, got none; train it again") from None
+
+
+def _configured(kind: type[Config], values: dict, path: Path) -> Config:
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"expected a {kind.__name__} in {path}: {error}") from None
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
@@ -274,7 +310,3 @@ def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         raise UserError(
             f"expected the tensors of its configuration in {path}, got others: {str(error)[:200]}"
         ) from None
-
-
-def _tuples(config: dict) -> dict:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}

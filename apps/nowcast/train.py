@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,11 +11,11 @@ import torch
 
 from apps.nowcast.data import Windows, load_windows
 from apps.nowcast.model import AutoencoderConfig, UNetConfig
-from apps.nowcast.nowcaster import Nowcaster, Precision, load_codec
+from apps.nowcast.nowcaster import Nowcaster, Precision, check_device, load_codec
 from apps.nowcast.stages.autoencoder import AutoencoderStage, train_autoencoder
 from apps.nowcast.stages.diffusion import DiffusionStage, train_diffusion
 from apps.nowcast.stages.solver import SolverStage, train_solver_stage
-from core.fitting import FitConfig, write_atomically
+from core.fitting import FitConfig
 from data_tools.cli import UserError, console, run
 
 Stage = Literal["solver", "autoencoder", "diffusion"]
@@ -40,7 +39,7 @@ class TrainOptions:
         events: at most so many windows of each source; all by default, 96 of `storms`.
         model: folder of the frozen model; the shipped one by default. The diffusion stage reads its autoencoder there.
         out: folder to write to. A run that was stopped goes on when started again with the same options.
-        size: of the model that is trained.
+        size: of the model that the autoencoder and diffusion stages train.
         iterations: optimiser steps; each stage has its default.
         batch: windows per step; each stage has its default.
         learning_rate: peak rate; each stage has its default.
@@ -49,14 +48,15 @@ class TrainOptions:
         base: solver that the operator corrects.
         width: hidden channels of the operator.
         kernel: spatial support of the operator; 1 is pointwise.
-        members: ensemble members per window and step, which the ensemble losses compare.
+        members: ensemble members per window and step that the ensemble losses of target supervision compare.
         loss: weighted terms of the endpoint loss, `name=weight,...`; by default what suits the supervision.
-        teacher: solver of the teacher.
+        teacher: solver of the teacher, where one supervises.
         teacher_steps: its steps.
-        pairs: windows with a cached teacher endpoint.
-        variants: mirrored and turned copies of each window in the latent cache.
+        pairs: how many windows, each under one symmetry of the square, a solver is trained on at most.
+        variants: symmetries of each window that the diffusion and solver stages know.
         device: cpu, cuda, cuda:1, ...
-        precision: of the networks; the state, the losses and the optimiser stay in float32.
+        precision: of the networks that are trained, or of the frozen noise network of a solver; the state, the losses
+            and the optimiser stay in float32.
     """
 
     stage: Stage = "solver"
@@ -71,7 +71,7 @@ class TrainOptions:
     learning_rate: float | None = None
     seed: int = 0
     steps: int = 5
-    base: Literal["ddim", "ipndm", "adams-bashforth"] = "ddim"
+    base: Literal["ddim", "ipndm", "adams-bashforth"] = "ipndm"
     width: int = 32
     kernel: Literal[1, 3, 5, 7] = 3
     members: int = 2
@@ -108,7 +108,7 @@ def main(options: TrainOptions) -> None:
             path = _solver(options, out)
         else:
             path = _model(options, out)
-    except ValueError as error:
+    except (ValueError, FloatingPointError) as error:
         raise UserError(str(error)) from error
     console.print(f"wrote {path}")
 
@@ -120,12 +120,12 @@ def _check(options: TrainOptions) -> None:
             raise UserError(f"expected --{name} of at least 1, got {value}")
     if options.learning_rate is not None and options.learning_rate <= 0:
         raise UserError(f"expected --learning_rate above 0, got {options.learning_rate}")
-    if Path(options.out).is_file():
-        raise UserError(f"expected --out to be a folder, got the file {options.out}; choose another name")
-    try:
-        torch.empty(0, device=options.device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"expected a device of this machine, got {options.device}; try --device cpu") from None
+    place = next(
+        path for path in (Path(options.out).absolute(), *Path(options.out).absolute().parents) if path.exists()
+    )
+    if not place.is_dir():
+        raise UserError(f"expected --out to be a folder, got the file {place}; choose another name")
+    check_device(options.device)
 
 
 def _model(options: TrainOptions, out: Path) -> Path:
@@ -184,10 +184,11 @@ def _windows(options: TrainOptions, length: int) -> Windows:
 def _card(options: TrainOptions, windows: Windows) -> dict:
     """Provenance that is written with the weights."""
     sources = {source: windows.sources.count(source) for source in sorted(set(windows.sources))}
-    card = {
+    return {
         "command": {key: value for key, value in asdict(options).items() if key not in {"out", "model", "data"}},
         "data": {
             "windows": sources,
+            "time_step_minutes": sorted(set(windows.time_step_minutes.tolist())),
             "fingerprint": windows.fingerprint,
             "split": "train",
             "quantity": windows.quantity.name,
@@ -195,8 +196,6 @@ def _card(options: TrainOptions, windows: Windows) -> dict:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    write_atomically(Path(options.out) / "card.json", lambda path: path.write_text(json.dumps(card, indent=2) + "\n"))
-    return card
 
 
 if __name__ == "__main__":

@@ -115,13 +115,14 @@ class PerceptualDistance(nn.Module):
         Returns:
             (*members, *leading), 0 for equal frames.
         """
+        prediction, target = prediction.to(self._mean), target.to(self._mean)
         missing = torch.isnan(target)
-        prediction = prediction.to(self._mean).masked_fill(missing, 0.0)
+        prediction = prediction.masked_fill(missing, 0.0)
         if torch.isnan(prediction).any():
             missing = missing | torch.isnan(prediction)
             prediction = prediction.masked_fill(missing, 0.0)
             target = target.expand_as(missing)
-        target = target.to(self._mean).masked_fill(missing, 0.0)
+        target = target.masked_fill(missing, 0.0)
         pairs = zip(self.features(prediction, unit=True), self.features(target, unit=True), strict=True)
         total = torch.zeros((), device=prediction.device)
         for index, (f, g) in enumerate(pairs):

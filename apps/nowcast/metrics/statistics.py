@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from apps.nowcast.metrics.contingency import counts, scores
+from apps.nowcast.metrics.contingency import counts, nanmean, scores
 from apps.nowcast.metrics.crps import crps
 
 Sums = Mapping[str, np.ndarray]
@@ -154,10 +154,16 @@ def event_statistics(
 
 
 def contingency_metric(name: str, score: str) -> Metric:
-    """`score` of the counts `name`, summed over lead times and averaged over thresholds (those where it is defined)."""
+    """`score` of the counts `name`, summed over lead times and averaged over the thresholds that the truth reaches.
+
+    Which thresholds count is thus the same for all methods, whatever they forecast: a paired difference compares like
+    with like.
+    """
 
     def metric(sums: Sums) -> np.ndarray:
-        return scores(sums[name].sum(axis=-3))[f"{score}_mean"]
+        summed = sums[name].sum(axis=-3)
+        reached = summed[..., 0] + summed[..., 1] > 0  # hits + misses
+        return nanmean(np.where(reached, scores(summed)[score], np.nan))
 
     return metric
 

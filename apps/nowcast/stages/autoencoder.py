@@ -1,9 +1,9 @@
 """First stage: the frame-wise KL autoencoder.
 
-Loss per frame: mean |x - x̂| + mean (x - x̂)^2 on the encoded scale + kl_weight * KL / pixels. The absolute error
-    keeps edges sharp, the squared one keeps peaks; neither needs a discriminator at this size. The network is
-    convolutional (but for one attention at the coarsest level), so most steps see crops; the last fifth sees whole
-    frames, which the attention must know.
+Loss: mean |x - x̂| + mean (x - x̂)^2 on the encoded scale + kl_weight * KL, in nats per frame. The absolute
+error keeps edges sharp, the squared one keeps peaks; neither needs a discriminator at this size. The network is
+convolutional (but for one attention at the coarsest level), so most steps see crops; the last fifth sees whole frames,
+which the attention must know.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from apps.nowcast.data import Windows, draw_frames, filled, generator
+from apps.nowcast.data import Windows, draw_frames, generator
 from apps.nowcast.model import AutoencoderConfig
 from apps.nowcast.nowcaster import Codec, Precision, save_weights
 from apps.nowcast.progress import Report
@@ -39,18 +39,19 @@ def train_autoencoder(stage: AutoencoderStage, windows: Windows, folder: Path, d
     """Fit the autoencoder on single frames, measure the latents' scale, write `folder/autoencoder.safetensors`."""
     torch.manual_seed(stage.seed)  # initial weights
     codec = Codec(stage.model).to(device)
-    identity = {"stage": "autoencoder", "data": windows.fingerprint, "model": stage.model, "seed": stage.seed}
+    identity = {"stage": stage, "data": windows.fingerprint}
 
     def loss(iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         whole = iteration >= (1 - stage.whole_frames) * stage.fitting.iterations
         count, crop = (max(1, stage.batch // 4), None) if whole else (stage.batch, stage.crop)  # equal cost
         frames = draw_frames(windows, count, (stage.seed, iteration), crop).to(device)
         posterior = codec.autoencoder.encode(frames)
-        decoded = codec.autoencoder.decode(posterior.sample(generator(stage.seed, iteration, 1)))
+        noise = torch.randn(posterior.mean.shape, generator=generator(stage.seed, iteration, 1)).to(device)
+        decoded = codec.autoencoder.decode(posterior.mean + torch.exp(0.5 * posterior.logvar) * noise)
         error = decoded - frames
-        kl = posterior.kl().mean() / frames[0].numel()
+        kl = posterior.kl().mean()
         absolute, squared = error.abs().mean(), error.square().mean()
-        return absolute + squared + stage.kl_weight * frames[0].numel() * kl, {
+        return absolute + squared + stage.kl_weight * kl, {
             "mae": absolute.detach(),
             "kl": kl.detach(),
         }
@@ -78,10 +79,3 @@ def _normalise(codec: Codec, windows: Windows, seed: int, device: str, frames: i
     modes = torch.cat([codec.autoencoder.encode(part).mode() for part in drawn.split(16)])
     codec.latent_mean.copy_(modes.mean((0, 2, 3)))
     codec.latent_std.copy_(modes.std((0, 2, 3)))
-
-
-@torch.no_grad()
-def reconstruct(codec: Codec, windows: Windows, index: int) -> tuple[Tensor, Tensor]:
-    """Frames (T, H, W) of a window and their reconstruction."""
-    frames = filled(windows.frames[index])[None].to(codec.latent_mean.device)
-    return frames[0], codec.decode(codec.encode(frames))[0]

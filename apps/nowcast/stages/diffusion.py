@@ -1,7 +1,7 @@
 """Second stage: the noise network on latents.
 
 Loss: mean squared error of the noise at times drawn uniformly from the schedule's 1000, context latents given clean
-(PreDiff, facts of its code: loss_simple; the learned log-variance of its full loss rescales gradients only).
+(PreDiff's simple loss; the learned log-variance of its full loss only rescales gradients).
 Times are drawn stratified over the batch, which lowers the variance of the gradient and nothing else.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 import core
 from apps.nowcast.data import Windows, generator
 from apps.nowcast.model import CuboidTransformerUNet, UNetConfig
-from apps.nowcast.nowcaster import Codec, Precision, save_weights
+from apps.nowcast.nowcaster import Codec, Precision, save_weights, weights_hash
 from apps.nowcast.progress import Report
 from apps.nowcast.stages.latents import choose_pairs, encode_pairs
 from core.fitting import FitConfig, fit
@@ -45,7 +45,7 @@ def train_diffusion(
     network = CuboidTransformerUNet(stage.model).to(device).train()
     schedule = core.DiscreteVP.scaled_linear()
     context = stage.model.context_shape[0]
-    identity = {"stage": "diffusion", "data": windows.fingerprint, "model": stage.model, "seed": stage.seed}
+    identity = {"stage": stage, "data": windows.fingerprint, "codec": weights_hash(codec)}
 
     def loss(iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         source = generator(stage.seed, iteration)
@@ -64,6 +64,7 @@ def train_diffusion(
     with Report("diffusion", stage.fitting.iterations) as report:
         fit(network, loss, stage.fitting, folder / "unet", identity=identity, report=report, autocast=stage.precision)
     network.eval()
+    card = card | {"codec": weights_hash(codec)}
     save_weights(folder / "unet.safetensors", network, "unet", stage.model, card)
     return network
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from apps.nowcast.metrics import PerceptualDistance
 from apps.nowcast.nowcaster import Nowcaster
@@ -30,12 +30,14 @@ class EndpointLoss:
         members: consecutive rows of the batch that share a window.
         latent: weight of the mean squared error of latents.
         frames: the distance of decoded frames (B, M, T, H, W) and (B, T, H, W); None decodes nothing.
+        networks: frozen networks inside the distances.
     """
 
     nowcaster: Nowcaster
     members: int
     latent: float
     frames: WeightedSum | None
+    networks: tuple[nn.Module, ...] = ()
 
     @property
     def name(self) -> str:
@@ -43,7 +45,10 @@ class EndpointLoss:
         return " + ".join(parts + ([self.frames.name] if self.frames else []))
 
     def __call__(self, prediction: Tensor, example: Example) -> Tensor:
-        """Loss of latents (B * M, C, T, h, w); the endpoint is latents of the same shape or frames (B, T, H, W)."""
+        """Loss of latents (B * M, C, T, h, w); the endpoint is latents of the same shape or frames (B, T, H, W).
+
+        Where a frame has missing pixels (NaN), forecast and reference count as dry there: they add nothing.
+        """
         of_latents = example.endpoint.ndim == prediction.ndim
         total = prediction.new_zeros(())
         if self.latent:
@@ -51,14 +56,16 @@ class EndpointLoss:
         if self.frames is not None:
             reference = self.nowcaster.decode(example.endpoint) if of_latents else example.endpoint
             members = 1 if of_latents else self.members
-            decoded = self.nowcaster.decode(prediction)
-            total = total + self.frames(decoded.unflatten(0, (-1, members)), reference)
+            decoded = self.nowcaster.decode(prediction).unflatten(0, (-1, members))
+            missing = reference.isnan()
+            decoded = decoded.masked_fill(missing.unsqueeze(1), 0.0)
+            total = total + self.frames(decoded, reference.masked_fill(missing, 0.0))
         return total
 
     def _latents(self, endpoint: Tensor) -> Tensor:
         if endpoint.ndim == 5:
             return endpoint
-        return self.nowcaster.encode(endpoint).repeat_interleave(self.members, 0)
+        return self.nowcaster.encode(endpoint.nan_to_num(0.0)).repeat_interleave(self.members, 0)
 
 
 def parse_loss(text: str, nowcaster: Nowcaster, members: int) -> EndpointLoss:
@@ -68,26 +75,31 @@ def parse_loss(text: str, nowcaster: Nowcaster, members: int) -> EndpointLoss:
         UserError: a term that is not known, a weight that is no number, an ensemble term with a single member.
     """
     latent, terms = 0.0, []
+    perceptual = PerceptualDistance("efficientnet").to(next(nowcaster.parameters()).device) if "feat" in text else None
     for part in text.split(","):
         name, _, weight = (piece.strip() for piece in part.partition("="))
         try:
             value = float(weight or 1.0)
         except ValueError:
-            raise UserError(f"expected --loss like crps=1,features=0.05, got the weight {weight!r}") from None
+            value = float("nan")
+        if not 0 < value < float("inf"):
+            raise UserError(
+                f"expected --loss like crps=1,features=0.05 with weights above 0, got {weight!r} for {name!r}"
+            )
         if name == "latent":
             latent = value
         else:
-            terms.append((value, _distance(name, members)))
-    return EndpointLoss(nowcaster, members, latent, WeightedSum(tuple(terms)) if terms else None)
+            terms.append((value, _distance(name, members, perceptual)))
+    frames = WeightedSum(tuple(terms)) if terms else None
+    return EndpointLoss(nowcaster, members, latent, frames, () if perceptual is None else (perceptual,))
 
 
-def _distance(name: str, members: int) -> Distance:
+def _distance(name: str, members: int, net: PerceptualDistance | None) -> Distance:
     if name == "mse":
         return PerMember(MSE())
     if name == "mean":
         return EnsembleMean(MSE())
-    if name == "features":
-        net = PerceptualDistance("efficientnet")
+    if name == "features" and net is not None:
         return PerMember(FeatureDistance(net.features, net.name, as_images=lambda frames: frames.flatten(0, 1)))
     if name.startswith("crps") and name[4:] in {"", "2", "4", "8", "16"}:
         if members < 2:

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from apps.nowcast.data import Windows, dihedral, filled, generator
+from apps.nowcast.data import Windows, dihedral, generator, seen
 from apps.nowcast.nowcaster import Codec, weights_hash
 from core.fitting import write_atomically
 from data_tools.cli import progress_bar
@@ -44,7 +44,7 @@ def encode_pairs(codec: Codec, windows: Windows, pairs: Sequence[Pair], folder: 
     with progress_bar() as bar:
         task = bar.add_task("encoding", total=len(pairs), note="")
         for index, element in pairs:
-            frames = dihedral(filled(windows.frames[index]), element)[None].to(device)
+            frames = dihedral(seen(windows, windows.frames[index]), element)[None].to(device)
             parts.append(codec.encode(frames)[0].half().cpu())
             bar.advance(task)
     latents = torch.stack(parts)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import core
-from apps.nowcast.data import Windows, dihedral, filled, member_seed
+from apps.nowcast.data import Windows, dihedral, member_seed
 from apps.nowcast.nowcaster import Nowcaster
 from apps.nowcast.progress import Report
 from apps.nowcast.solvers import build_base
@@ -83,12 +83,12 @@ class PairSource:
         return self.nowcaster.noise(seeds)
 
     def future(self, keys: Sequence[str]) -> Tensor:
-        """Observed frames after the context, (keys, target_frames, H, W)."""
+        """Observed frames after the context in [0, 1], (keys, target_frames, H, W); NaN where missing."""
         frames = []
         for key in keys:
             index, element = self.pairs[int(key.split("/")[0])]
-            observed = filled(self.windows.frames[index, self.nowcaster.context_frames :])
-            frames.append(dihedral(observed, element))
+            observed = self.windows.quantity.encode(self.windows.frames[index, self.nowcaster.context_frames :])
+            frames.append(dihedral(torch.from_numpy(observed), element))
         return torch.stack(frames).to(self.device)
 
     def start(self, keys: Sequence[str]) -> tuple[core.VelocityField, Tensor]:
@@ -99,12 +99,12 @@ class PairSource:
 def train_solver_stage(stage: SolverStage, nowcaster: Nowcaster, windows: Windows, out: Path, card: dict) -> Path:
     """Train an operator and write `out/solver.safetensors`; returns its path."""
     device = str(next(nowcaster.parameters()).device)
-    pairs = choose_pairs(windows, stage.variants, stage.seed, stage.pairs)
-    source = PairSource(nowcaster, windows, pairs, out, stage.seed, device)
-    torch.manual_seed(stage.seed)  # initial weights
-    solver = build_corrected(stage, nowcaster).to(device)
     members = 1 if stage.supervision == "teacher" else stage.members
     loss = parse_loss(stage.loss or DEFAULT_LOSS[stage.supervision], nowcaster, members)
+    torch.manual_seed(stage.seed)  # initial weights
+    solver = build_corrected(stage, nowcaster).to(device)
+    pairs = choose_pairs(windows, stage.variants, stage.seed, stage.pairs)
+    source = PairSource(nowcaster, windows, pairs, out, stage.seed, device)
     grid = nowcaster.grid(stage.steps)
     examples = (
         _from_teacher(stage, source, out) if stage.supervision == "teacher" else partial(_from_data, stage, source)
@@ -114,6 +114,7 @@ def train_solver_stage(stage: SolverStage, nowcaster: Nowcaster, windows: Window
         "model": nowcaster.identity,
         "data": windows.fingerprint,
         "loss": loss.name,
+        "precision": nowcaster.precision,
     }
     with Report(f"SpanLift ({stage.supervision})", stage.fitting.iterations) as report:
         train_solver(
@@ -124,7 +125,7 @@ def train_solver_stage(stage: SolverStage, nowcaster: Nowcaster, windows: Window
             loss,
             stage.fitting,
             out / "run",
-            frozen=[nowcaster],
+            frozen=[nowcaster, *loss.networks],
             identity=identity,
             report=report,
         )
@@ -145,7 +146,13 @@ def _from_teacher(stage: SolverStage, source: PairSource, out: Path):
         build_base(stage.teacher, nowcaster.schedule),
         nowcaster.grid(stage.teacher_steps),
         out / "teacher",
-        {"model": nowcaster.identity, "data": source.windows.fingerprint, "pairs": source.pairs, "seed": stage.seed},
+        {
+            "model": nowcaster.identity,
+            "data": source.windows.fingerprint,
+            "pairs": source.pairs,
+            "seed": stage.seed,
+            "precision": nowcaster.precision,
+        },
     )
     keys = [f"{pair}/0" for pair in range(len(source.pairs))]
     with progress_bar() as bar:
