@@ -116,15 +116,11 @@ def load(path: str | Path) -> Solver:
     if path.is_dir():
         path = path / FILE_NAME
     header, tensors = _read(path)
-    card = Card(
-        grid=torch.tensor(header["grid"], dtype=torch.float64),
-        field_identity=header["field_identity"],
-        supervision=header["supervision"],
-        loss=header["loss"],
-        metrics=header["metrics"],
-        extra=header["extra"],
-    )
-    solver = _rebuild(header["solver"])
+    try:
+        card = _card(header)
+        solver = _rebuild(header["solver"])
+    except (TypeError, AttributeError, KeyError, RuntimeError) as error:
+        raise ValueError(f"expected a solver's card in {path}, got another ({error}); save the solver again") from error
     expected = {name: tuple(value.shape) for name, value in solver.state_dict().items()}
     got = {name: tuple(value.shape) for name, value in tensors.items()}
     if expected != got:
@@ -138,6 +134,19 @@ def load(path: str | Path) -> Solver:
     solver.load_state_dict(tensors)
     solver.card = card
     return solver.eval().requires_grad_(False)
+
+
+def _card(header: Mapping[str, Any]) -> Card:
+    """The card of a header; ValueError or TypeError where a value is not what it must be."""
+    grid = torch.tensor(header["grid"], dtype=torch.float64)
+    if grid.ndim != 1 or len(grid) < 2 or not bool((grid[1:] < grid[:-1]).all()):
+        raise ValueError(f"expected a grid of descending times, got {header['grid']}; save the solver again")
+    texts = {name: header[name] for name in ("field_identity", "supervision", "loss")}
+    wrong = [name for name, value in texts.items() if not isinstance(value, str)]
+    wrong += [name for name in ("metrics", "extra") if not isinstance(header[name], dict)]
+    if wrong:
+        raise TypeError(f"{wrong[0]} is {header[wrong[0]]!r}")
+    return Card(grid, **texts, metrics=header["metrics"], extra=header["extra"])
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

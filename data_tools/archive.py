@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -42,6 +42,41 @@ class Grid:
     units: str
     crs: Mapping[str, Any]
 
+    def require_same(self, other: Grid, path: Path) -> None:
+        """Raise `UserError` unless the frame of `path`, whose grid is `other`, lies where the frames of this grid lie.
+
+        Headers may differ in their last digits: up to a part in a million of a length or an angle and a thousandth of
+        a pixel are forgiven.
+        """
+        if other.shape != self.shape:
+            raise UserError(f"expected frames of {self.shape} like the first, got {other.shape} in {path.name}")
+        names = {**self._numbers(), **self.crs, "units": self.units}
+        others = {**other._numbers(), **other.crs, "units": other.units}
+        for name in names | others:
+            one, two = names.get(name), others.get(name)
+            if not _same(one, two, 1e-3 * abs(self.pixel_size[0]) if name in {"x0", "y0"} else None):
+                got = f"{name} {two} in {path.name}: ingest it separately"
+                raise UserError(f"expected frames on one grid, {name} {one} like the first, got {got}")
+
+    def _numbers(self) -> dict[str, float]:
+        return {"x0": self.x0, "y0": self.y0, "pixel width": self.pixel_size[0], "pixel height": self.pixel_size[1]}
+
+
+def _same(one: Any, two: Any, slack: float | None) -> bool:
+    """Equality, of numbers within `slack` or, if None, a part in a million."""
+    if not isinstance(one, float) or not isinstance(two, float):
+        return one == two
+    return abs(one - two) <= (1e-6 * abs(one) if slack is None else slack)
+
+
+def on_one_grid(frames: Iterable[tuple[Path, Grid, np.ndarray]]) -> Iterator[np.ndarray]:
+    """The arrays of `frames`, each of which must lie on the grid of the first (`UserError` if not)."""
+    first: Grid | None = None
+    for path, grid, codes in frames:
+        first = first or grid
+        first.require_same(grid, path)
+        yield codes
+
 
 class Format(Protocol):
     """A kind of radar archive, one file a frame.
@@ -76,7 +111,8 @@ class Format(Protocol):
     def read(self, paths: Sequence[Path]) -> Iterator[np.ndarray]:
         """Frames in the order of `paths` as uint16 codes (see `RATE_STEP`), one in memory at a time.
 
-        Raises `UserError` for a truncated or foreign file, or one whose header tells another time than its name.
+        Raises `UserError` for a truncated or foreign file, or one whose header tells another time than its name or
+        another grid than that of the first.
         """
         ...
 
@@ -159,7 +195,7 @@ def _seconds(one: Stamp, two: Stamp) -> int:
 def number_runs(stamps: Sequence[Stamp], step: int, frame_step: int, split_at_gaps: bool) -> list[Stamp]:
     """Keep every `frame_step`-th frame and number the unbroken runs.
 
-    A run ends, without a word, where the archive pauses for `SESSION_GAP_SECONDS` or more. A smaller gap among the kept
+    A run ends where the archive pauses for `SESSION_GAP_SECONDS` or more. A smaller gap among the kept
     frames, or a frame off the archive's time step, ends a run if `split_at_gaps` and is refused if not.
 
     Raises:
@@ -182,6 +218,21 @@ def number_runs(stamps: Sequence[Stamp], step: int, frame_step: int, split_at_ga
             origin, run = stamp, run + 1
         kept.append(stamp._replace(run=run))
     return kept
+
+
+def session_gaps(stamps: Sequence[Stamp]) -> list[tuple[Stamp, Stamp]]:
+    """(last frame before, first frame after) of the pauses of `SESSION_GAP_SECONDS` or more among numbered runs."""
+    return [
+        (one, two) for one, two in pairwise(stamps) if one.run != two.run and _seconds(one, two) >= SESSION_GAP_SECONDS
+    ]
+
+
+def describe_sessions(gaps: Sequence[tuple[Stamp, Stamp]], shown: int = 5) -> str:
+    """One line that says how many sessions an archive has and where the first gaps between them are."""
+    places = [f"{one.time} to {two.time} ({_seconds(one, two) / 3600:.1f} h)" for one, two in gaps[:shown]]
+    more = [f"{len(gaps) - shown} more"] if len(gaps) > shown else []
+    hours = SESSION_GAP_SECONDS // 3600
+    return f"{len(gaps) + 1} sessions, as the archive pauses for {hours} h or more: {', '.join(places + more)}"
 
 
 def _gap(one: Stamp, two: Stamp, step: int) -> UserError:

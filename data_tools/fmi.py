@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_tools.archive import MISSING, RATE_STEP, Grid, parse_stamp
+from data_tools.archive import MISSING, RATE_STEP, Grid, on_one_grid, parse_stamp
 from data_tools.cli import UserError
 from data_tools.projection import polar_stereographic_attributes, spherical_stereographic
 
@@ -83,32 +83,18 @@ class Fmi:
         return parse_stamp(match.group(1)) if match else None
 
     def grid(self, path: Path) -> Grid:
-        image = self._image(path)
-        try:
-            kind = image.comments["type"]
-            central, true = (float(image.comments[key]) for key in ("centrallongitude", "truelatitude"))
-            west, south = (float(word) for word in image.comments["bottomleft"].split())
-            width, height = (float(image.comments[f"metersperpixel_{axis}"]) for axis in "xy")
-        except (KeyError, ValueError) as error:
-            raise UserError(f"expected an FMI header with its projection, got {path}, which lacks {error}") from error
-        if kind != "stereographic":
-            raise UserError(f"expected a stereographic grid, got {kind} in {path.name}")
-        x0, bottom = spherical_stereographic(
-            west, south, central_longitude=central, true_latitude=true, radius=EARTH_RADIUS
-        )
-        crs = polar_stereographic_attributes(
-            central_longitude=central, true_latitude=true, semi_major=EARTH_RADIUS, semi_minor=EARTH_RADIUS
-        )
-        rows, columns = image.pixels.shape
-        return Grid((rows, columns), x0, bottom + rows * height, (width, -height), "m", crs)
+        return _grid(path, self._image(path))
 
     def read(self, paths: Sequence[Path]) -> Iterator[np.ndarray]:
+        return on_one_grid(self._frames(paths))
+
+    def _frames(self, paths: Sequence[Path]) -> Iterator[tuple[Path, Grid, np.ndarray]]:
         codes = np.rint(rate_of_dbz((np.arange(256) - 64.0) / 2.0) / RATE_STEP).clip(0, MISSING - 1).astype(np.uint16)
         for path in paths:
             image = self._image(path)
             table = codes.copy()
             table[image.maximum :] = MISSING
-            yield table[image.pixels]
+            yield path, _grid(path, image), table[image.pixels]
 
     def _image(self, path: Path) -> Pgm:
         try:
@@ -122,3 +108,25 @@ class Fmi:
         if time != self.time_of(path):
             raise UserError(f"expected the time in the name, got obstime {time} in the header of {path.name}")
         return image
+
+
+def _grid(path: Path, image: Pgm) -> Grid:
+    """The grid that the comments of a header describe."""
+    try:
+        kind = image.comments["type"]
+        central, true = (float(image.comments[key]) for key in ("centrallongitude", "truelatitude"))
+        pole = float(image.comments.get("centrallatitude", "90"))
+        west, south = (float(word) for word in image.comments["bottomleft"].split())
+        width, height = (float(image.comments[f"metersperpixel_{axis}"]) for axis in "xy")
+    except (KeyError, ValueError) as error:
+        raise UserError(f"expected an FMI header with its projection, got {path}, which lacks {error}") from error
+    if kind != "stereographic" or pole != 90.0:
+        raise UserError(f"expected a north polar stereographic grid, got {kind} at {pole} degrees in {path.name}")
+    x0, bottom = spherical_stereographic(
+        west, south, central_longitude=central, true_latitude=true, radius=EARTH_RADIUS
+    )
+    crs = polar_stereographic_attributes(
+        central_longitude=central, true_latitude=true, semi_major=EARTH_RADIUS, semi_minor=EARTH_RADIUS
+    )
+    rows, columns = image.pixels.shape
+    return Grid((rows, columns), x0, bottom + rows * height, (width, -height), "m", crs)

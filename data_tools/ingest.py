@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from data_tools.archive import Format, Stamp, list_frames, number_runs, time_step
+from data_tools.archive import Format, Stamp, describe_sessions, list_frames, number_runs, session_gaps, time_step
 from data_tools.cli import UserError, console, progress_bar, run
 from data_tools.fmi import Fmi
 from data_tools.knmi import Knmi
@@ -106,6 +106,9 @@ def ingest_radar(options: Options, kind: Format) -> Counter[str]:
         )
     if options.split is None and set(splits) == {"train"}:
         console.print(f"{len(stamps)} frames do not make parts of {cut.frames}: all went to train (--split to choose)")
+    gaps = session_gaps(stamps)
+    if gaps:
+        console.print(describe_sessions(gaps), soft_wrap=True, highlight=False)  # one line however narrow the terminal
     return counts
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data_tools.archive import MISSING, RATE_STEP, Grid, parse_stamp
+from data_tools.archive import MISSING, RATE_STEP, Grid, on_one_grid, parse_stamp
 from data_tools.cli import UserError
 from data_tools.projection import polar_stereographic_attributes
 
@@ -42,19 +42,14 @@ class Knmi:
 
     def grid(self, path: Path) -> Grid:
         with _opened(path) as file:
-            geographic = file["geographic"]
-            shape = (int(geographic.attrs["geo_number_rows"][0]), int(geographic.attrs["geo_number_columns"][0]))
-            width, height = (float(geographic.attrs[f"geo_pixel_size_{axis}"][0]) * 1e3 for axis in "xy")
-            column, row = (float(geographic.attrs[f"geo_{axis}_offset"][0]) for axis in ("column", "row"))
-            crs = _crs(path, _text(geographic["map_projection"].attrs["projection_proj4_params"]))
-        return Grid(shape, column * width, row * height, (width, height), "m", crs)
+            return _grid(path, file["geographic"])
 
     def read(self, paths: Sequence[Path]) -> Iterator[np.ndarray]:
-        for path in paths:
-            yield self._frame(path)
+        return on_one_grid((path, *self._frame(path)) for path in paths)
 
-    def _frame(self, path: Path) -> np.ndarray:
+    def _frame(self, path: Path) -> tuple[Grid, np.ndarray]:
         with _opened(path) as file:
+            grid = _grid(path, file["geographic"])
             image = file["image1"]
             if _text(image.attrs["image_geo_parameter"]) != "ACCUMULATED_PRECIPITATION_[MM]":
                 got = _text(image.attrs["image_geo_parameter"])
@@ -71,7 +66,7 @@ class Knmi:
         hours = (end - begin) / np.timedelta64(1, "h")
         rate = (gain * pixels.astype(np.float32) + offset) / hours  # mm / h
         codes = np.rint(rate / RATE_STEP).clip(0, MISSING - 1)
-        return np.where(np.isin(pixels, list(missing)), MISSING, codes).astype(np.uint16)
+        return grid, np.where(np.isin(pixels, list(missing)), MISSING, codes).astype(np.uint16)
 
 
 def parse_formula(text: str) -> tuple[float, float]:
@@ -108,6 +103,15 @@ def _moment(value: Any) -> np.datetime64:
     year, clock = rest.split(";")
     number = _MONTHS.index(month.upper()) + 1
     return np.datetime64(datetime.fromisoformat(f"{year}-{number:02d}-{int(day):02d}T{clock}"), "s")
+
+
+def _grid(path: Path, geographic: Any) -> Grid:
+    """The grid that the group `geographic` of a file describes."""
+    shape = (int(geographic.attrs["geo_number_rows"][0]), int(geographic.attrs["geo_number_columns"][0]))
+    width, height = (float(geographic.attrs[f"geo_pixel_size_{axis}"][0]) * 1e3 for axis in "xy")
+    column, row = (float(geographic.attrs[f"geo_{axis}_offset"][0]) for axis in ("column", "row"))
+    crs = _crs(path, _text(geographic["map_projection"].attrs["projection_proj4_params"]))
+    return Grid(shape, column * width, row * height, (width, height), "m", crs)
 
 
 def _crs(path: Path, proj4: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from data_tools.archive import Grid, parse_stamp
+from data_tools.archive import Grid, on_one_grid, parse_stamp
 from data_tools.cli import UserError
 
 _NAME = re.compile(r"(?:MRMS_)?PrecipRate_00\.00_([0-9]{8})-([0-9]{6})\.grib2(?:\.gz)?")
@@ -43,14 +43,13 @@ class Mrms:
     def grid(self, path: Path) -> Grid:
         _require_eccodes()
         with _Worker([path]) as worker:
-            header, codes = worker.frame(path)
-        width, height = header["iDirectionIncrementInDegrees"], header["jDirectionIncrementInDegrees"]
-        west = (header["longitudeOfFirstGridPointInDegrees"] + 180.0) % 360.0 - 180.0 - width / 2.0
-        north = header["latitudeOfFirstGridPointInDegrees"] + height / 2.0
-        rows, columns = codes.shape
-        return Grid((rows, columns), round(west, 6), round(north, 6), (width, -height), "degrees", dict(_CRS))
+            header, _ = worker.frame(path)
+        return _grid(header)
 
     def read(self, paths: Sequence[Path]) -> Iterator[np.ndarray]:
+        return on_one_grid(self._frames(paths))
+
+    def _frames(self, paths: Sequence[Path]) -> Iterator[tuple[Path, Grid, np.ndarray]]:
         """Decode with a few workers, each a frame ahead at most: a full pipe makes it wait."""
         _require_eccodes()
         count = max(1, min(_WORKERS, os.cpu_count() or 1, len(paths)))
@@ -59,7 +58,7 @@ class Mrms:
             for position, path in enumerate(paths):
                 header, codes = workers[position % count].frame(path)
                 self._check(path, header)
-                yield codes
+                yield path, _grid(header), codes
 
     def _check(self, path: Path, header: Mapping[str, Any]) -> None:
         parameter = tuple(header[key] for key in ("discipline", "parameterCategory", "parameterNumber"))
@@ -72,6 +71,15 @@ class Mrms:
         if parse_stamp(f"{header['dataDate']}{clock}") != self.time_of(path):
             got = f"{header['dataDate']}-{clock} in the header of {path.name}"
             raise UserError(f"expected the time in the name, got {got}")
+
+
+def _grid(header: Mapping[str, Any]) -> Grid:
+    """The grid that the header of a message describes."""
+    width, height = header["iDirectionIncrementInDegrees"], header["jDirectionIncrementInDegrees"]
+    west = (header["longitudeOfFirstGridPointInDegrees"] + 180.0) % 360.0 - 180.0 - width / 2.0
+    north = header["latitudeOfFirstGridPointInDegrees"] + height / 2.0
+    shape = (header["Nj"], header["Ni"])
+    return Grid(shape, round(west, 6), round(north, 6), (width, -height), "degrees", dict(_CRS))
 
 
 class _Worker:

@@ -13,6 +13,9 @@ Beside it stand
     crs                      CF grid mapping in the attributes of a scalar
 
 and group attributes that name the schema version, the quantity, its thresholds, the time step, source and licence.
+
+Every chunk is written, a wholly missing event too: a chunk that is absent has been lost. The fill values of the
+variables beside are no valid values either, so that a lost chunk of theirs does not read as something it was not.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ SPLITS = ("train", "val", "test")
 """Names of the split flags, in the order of their values."""
 
 TIME_UNITS = "seconds since 1970-01-01 00:00:00"
+NO_TIME = np.iinfo(np.int64).min
+"""What stands for a time that was never written."""
+
 DIMENSIONS = ("event", "time", "y", "x")
 
 _BESIDE = {
@@ -46,6 +52,9 @@ _BESIDE = {
     "y": ("y",),
     "crs": (),
 }
+_KINDS = {"time": "i", "event_id": "OTU", "source": "OTU", "split": "i", "x_origin": "f", "y_origin": "f"}
+"""The variables beside the fields that readers use, and the numpy kinds that they may have."""
+
 _ATTRIBUTES = ("schema_version", "quantity", "thresholds", "time_step_seconds", "source", "licence", "history")
 
 
@@ -78,9 +87,13 @@ def pack(values: np.ndarray, quantity: Quantity) -> np.ndarray:
 
 
 def unpack(codes: np.ndarray, quantity: Quantity) -> np.ndarray:
-    """Inverse of `pack`: float32 physical values, NaN missing."""
+    """Inverse of `pack`: float32 physical values, NaN missing.
+
+    The product is rounded once, from float64: code 10 at a scale of 0.01 is the float32 nearest to 0.1, and so reaches
+    a threshold of 0.1, which the product of two float32 does not.
+    """
     _, scale, missing = quantity.storage
-    values = codes.astype(np.float32) * np.float32(scale)
+    values = (codes.astype(np.float64) * scale).astype(np.float32)
     values[codes == missing] = np.nan
     return values
 
@@ -88,24 +101,51 @@ def unpack(codes: np.ndarray, quantity: Quantity) -> np.ndarray:
 def check_store(path: str | Path) -> list[str]:
     """Everything wrong with the store at `path`, in words; an empty list if it keeps to the schema.
 
-    Only metadata and the split flags are read, so that the check costs milliseconds whatever the number of events.
+    The fields themselves are not read, so that the check costs milliseconds whatever their size.
     """
+    return examine(path)[1]
+
+
+class Contents(NamedTuple):
+    """What an examined store holds: group attributes, variables, and those of `_KINDS` in memory."""
+
+    attributes: dict[str, Any]
+    members: dict[str, Any]
+    small: dict[str, np.ndarray]
+
+
+def examine(path: str | Path) -> tuple[Contents | None, list[str]]:
+    """(contents, problems in words) of the store at `path`; there are contents where there are no problems."""
     path = Path(path)
     if not path.exists():
-        return [f"expected an event store at {path}, got nothing: make one with data_tools.ingest or data_tools.storms"]
+        got = f"{path}, got nothing: make one with data_tools.ingest or data_tools.storms"
+        return None, [f"expected an event store at {got}"]
     if not (path / "zarr.json").is_file():
-        return [f"expected an event store (a Zarr v3 group) at {path}, got a {_kind(path)}"]
+        return None, [f"expected an event store (a Zarr v3 group) at {path}, got a {_kind(path)}"]
     try:
         group = zarr.open_group(str(path), mode="r", zarr_format=3, use_consolidated=False)
-        members = dict(group.members())
+        attributes, members = dict(group.attrs), dict(group.members())
     except Exception as error:  # a damaged zarr.json shows in many ways: bad JSON, a missing key, an unknown codec
-        return [f"expected a readable Zarr v3 group at {path}, got {type(error).__name__}: {error}"]
-    version = group.attrs.get("schema_version")
+        return None, [f"expected a readable Zarr v3 group at {path}, got {_reason(error)}"]
+    version = attributes.get("schema_version")
     if version != SCHEMA_VERSION:
         got = "none" if version is None else repr(version)
-        return [f"expected schema_version {SCHEMA_VERSION} at {path}, got {got}: write the store again"]
-    problems = [f"group attribute {name!r} is missing" for name in _ATTRIBUTES if name not in group.attrs]
-    return problems or _check_members(group.attrs, members)
+        return None, [f"expected schema_version {SCHEMA_VERSION} at {path}, got {got}: write the store again"]
+    problems = _check_attributes(attributes) or _check_members(attributes["quantity"], members)
+    if problems:
+        return None, problems
+    small: dict[str, np.ndarray] = {}
+    for name in _KINDS:
+        try:
+            small[name] = np.asarray(members[name][...])
+        except Exception as error:  # every codec answers to damage in its own way
+            problems.append(f"expected a readable variable {name!r}, got {_reason(error)}: copy the store anew")
+    problems = problems or _check_small(small)
+    return (None, problems) if problems else (Contents(attributes, members, small), [])
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _kind(path: Path) -> str:
@@ -117,11 +157,30 @@ def _kind(path: Path) -> str:
     return "folder of something else"
 
 
-def _check_members(attributes: Mapping[str, Any], members: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the variables of a store whose group attributes are complete."""
-    name = attributes["quantity"]
-    if name not in QUANTITIES:
-        return [f"expected a quantity out of {', '.join(sorted(QUANTITIES))}, got {name!r}"]
+def _check_attributes(attributes: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the attributes of the group."""
+    problems = [f"group attribute {name!r} is missing" for name in _ATTRIBUTES if name not in attributes]
+    if problems:
+        return problems
+    name, step, thresholds = (attributes[key] for key in ("quantity", "time_step_seconds", "thresholds"))
+    if not isinstance(name, str) or name not in QUANTITIES:
+        problems.append(f"expected a quantity out of {', '.join(sorted(QUANTITIES))}, got {name!r}")
+    if not _is_number(step) or step <= 0:
+        problems.append(f"expected time_step_seconds as a positive number, got {step!r}")
+    if not isinstance(thresholds, list) or not all(map(_is_number, thresholds)):
+        problems.append(f"expected thresholds as a list of numbers, got {thresholds!r}")
+    for key in ("source", "licence", "history"):
+        if not isinstance(attributes[key], str):
+            problems.append(f"expected {key} as text, got {attributes[key]!r}")
+    return problems
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e12  # no NaN
+
+
+def _check_members(name: str, members: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the variables of a store of the quantity `name`, as far as their metadata tell."""
     values = members.get(name)
     if not isinstance(values, zarr.Array):
         return [f"expected a variable {name!r} as the quantity says, got {', '.join(sorted(members)) or 'nothing'}"]
@@ -132,6 +191,8 @@ def _check_members(attributes: Mapping[str, Any], members: Mapping[str, Any]) ->
     problems = []
     if str(values.dtype) != dtype:
         problems.append(f"expected {name} to be packed as {dtype}, got {values.dtype}")
+    if values.shards is not None or values.chunks != (1, *values.shape[1:]):
+        problems.append(f"expected {name} in one chunk per event, got chunks of {values.shards or values.chunks}")
     if attached.get("scale_factor", 1.0) != scale:
         problems.append(f"expected {name} to have scale_factor {scale}, got {attached.get('scale_factor')}")
     if attached.get("_FillValue") != missing:
@@ -143,10 +204,29 @@ def _check_members(attributes: Mapping[str, Any], members: Mapping[str, Any]) ->
             problems.append(f"variable {beside!r} is missing")
         elif members[beside].shape != shape:
             problems.append(f"expected {beside} of shape {shape}, got {members[beside].shape}")
-    return problems or _check_flags(members["split"][...])
+        elif members[beside].dtype.kind not in _KINDS.get(beside, members[beside].dtype.kind):
+            problems.append(f"expected {beside} of another type, got {members[beside].dtype}")
+    return problems
 
 
-def _check_flags(flags: np.ndarray) -> list[str]:
-    if ((flags < 0) | (flags >= len(SPLITS))).any():
-        return [f"expected split flags 0 to {len(SPLITS) - 1}, got {sorted({int(flag) for flag in flags})}"]
-    return []
+def increase(times: np.ndarray) -> np.ndarray:
+    """Whether each of `times`, along the last axis, is later than the one before it."""
+    return times[..., 1:] > times[..., :-1]
+
+
+def _check_small(small: Mapping[str, np.ndarray]) -> list[str]:
+    """What is wrong with the contents of the variables beside the fields."""
+    problems = []
+    flags = sorted({int(flag) for flag in small["split"]})
+    if not set(flags) <= set(range(len(SPLITS))):
+        problems.append(f"expected split flags 0 to {len(SPLITS) - 1}, got {flags}")
+    ids = [str(text) for text in small["event_id"]]
+    if len(set(ids)) != len(ids) or "" in ids:
+        problems.append("expected unique event ids, got doubled or empty ones")
+    if "" in [str(text) for text in small["source"]]:
+        problems.append("expected a source of every event, got empty ones")
+    if (small["time"] == NO_TIME).any() or not increase(small["time"]).all():
+        problems.append("expected the times of every event to increase, got others")
+    if not all(np.isfinite(small[name]).all() for name in ("x_origin", "y_origin")):
+        problems.append("expected finite x_origin and y_origin, got others")
+    return [f"{problem}: copy the store anew" for problem in problems]

@@ -11,12 +11,10 @@ import zarr
 
 from data_tools.cli import UserError
 from data_tools.quantities import QUANTITIES, Quantity
-from data_tools.schema import SPLITS, Event, check_store, pack, unpack
+from data_tools.schema import SPLITS, Event, check_store, examine, pack, unpack
 from data_tools.writing import require_free, write_store
 
 __all__ = ["SPLITS", "Event", "EventStore", "check_store", "pack", "require_free", "unpack", "write_store"]
-
-_SMALL = ("event_id", "source", "split", "time", "x_origin", "y_origin")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,16 +53,14 @@ class EventStore:
             UserError: no store there, a foreign folder, another schema version, a damaged store or another quantity.
         """
         path = Path(path)
-        problems = check_store(path)
-        if problems:
-            raise UserError("; ".join(problems))
-        group = zarr.open_group(str(path), mode="r", zarr_format=3, use_consolidated=False)
-        members: dict[str, Any] = dict(group.members())
-        attrs: dict[str, Any] = dict(group.attrs)
+        contents, problems = examine(path)
+        if contents is None:
+            words = "; ".join(problems)
+            raise UserError(words if str(path) in words else f"damaged store {path}: {words}")
+        attrs, members, small = contents
         name = attrs["quantity"]
         if quantity not in {None, name}:
             raise UserError(f"expected a store of {quantity}, got {name} in {path}: choose another store")
-        small = {key: members[key][...] for key in _SMALL}
         return cls(
             path=path,
             quantity=QUANTITIES[name],
@@ -103,10 +99,16 @@ class EventStore:
         """(T, H, W) float32 on the quantity's scale, NaN missing; `frames` picks along time.
 
         Raises:
-            UserError: the chunk on disk is damaged.
+            UserError: the chunk on disk is damaged or gone.
         """
+        index = range(len(self))[index]  # counted from the front, as chunks are
+        wanted = f"expected whole fields of {self.ids[index]} in {self.path}"
+        chunk = self.path / self.quantity.name / self.fields.metadata.encode_chunk_key((index, 0, 0, 0))
+        if not chunk.is_file():  # zarr would give missing values for it, and no error
+            raise UserError(f"{wanted}, got no {chunk.relative_to(self.path)}: copy the store anew or write it again")
         try:
             codes = np.asarray(self.fields[index, frames])
-        except (RuntimeError, ValueError) as error:  # how blosc and zarr answer to a chunk cut short
-            raise UserError(f"expected whole fields of {self.ids[index]}, got damage in {self.path}") from error
+        except (RuntimeError, ValueError, TypeError, OSError, MemoryError) as error:  # blosc's and zarr's answers
+            reason = " ".join(str(error).split())
+            raise UserError(f"{wanted}, got damage ({reason}): copy the store anew or write it again") from error
         return unpack(codes, self.quantity)

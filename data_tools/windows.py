@@ -11,7 +11,8 @@ import numpy as np
 
 from data_tools.archive import MISSING, RATE_STEP, Grid, Stamp
 from data_tools.cli import UserError
-from data_tools.store import Event
+from data_tools.quantities import RAINFALL_RATE
+from data_tools.store import Event, unpack
 
 WET_RATE = 0.5
 """mm/h from which a pixel counts as wet when windows are chosen."""
@@ -191,12 +192,10 @@ def _events(
         row, column = int(tiles.rows[i]), int(tiles.columns[j])
         area = (slice(row, row + cut.patch), slice(column, column + cut.patch))
         codes = np.stack([frame.codes[area] for frame in held])
-        values = codes.astype(np.float32) * np.float32(RATE_STEP)
-        values[codes == MISSING] = np.nan
         yield Event(
             id=f"{source}-{begin:%Y%m%dT%H%M}-y{row}-x{column}",
             times=times,
-            values=values,
+            values=unpack(codes, RAINFALL_RATE),
             split=split,
             source=source,
             x0=grid.x0 + column * grid.pixel_size[0],

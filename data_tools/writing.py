@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,7 +19,10 @@ from zarr.codecs import BloscCodec
 
 from data_tools.cli import UserError
 from data_tools.quantities import Quantity
-from data_tools.schema import DIMENSIONS, SCHEMA_VERSION, SPLITS, TIME_UNITS, Event, pack
+from data_tools.schema import DIMENSIONS, NO_TIME, SCHEMA_VERSION, SPLITS, TIME_UNITS, Event, increase, pack
+
+_EVERY_CHUNK: Any = {"write_empty_chunks": True}
+"""Also those of nothing but the fill value: only so does the absence of a chunk mean that it was lost."""
 
 _GROWTH = 256  # events by which the array on disk is lengthened while the number of events is not yet known
 
@@ -69,6 +74,7 @@ def write_store(
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         shutil.rmtree(partial, ignore_errors=True)
+        _remove_stale(path, "partial")
         try:
             group, values, rows = _write_fields(partial, events, quantity, time_step_seconds, attrs)
             _write_beside(group, rows, values.shape, crs, pixel_size, pixel_units)
@@ -92,9 +98,32 @@ def _move_into_place(partial: Path, path: Path) -> None:
     """Put the finished folder at `path`; a former store there goes only once the new one stands."""
     former = path.with_name(f".{path.name}.former-{os.getpid()}")
     if path.exists():
+        shutil.rmtree(former, ignore_errors=True)
         path.rename(former)
     partial.rename(path)
     shutil.rmtree(former, ignore_errors=True)
+    _remove_stale(path, "former")
+
+
+def _remove_stale(path: Path, what: str) -> None:
+    """Remove what processes that no longer live left beside `path`; nobody else ever would."""
+    name = re.compile(rf"{re.escape(f'.{path.name}.{what}-')}([0-9]+)")
+    for entry in list(path.parent.iterdir()):
+        match = name.fullmatch(entry.name)
+        if match and not _lives(int(match.group(1))):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    if sys.platform == "win32":  # there, signal 0 is Ctrl-C
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _write_fields(
@@ -165,6 +194,7 @@ def _create_values(group: zarr.Group, quantity: Quantity, shape: tuple[int, ...]
         dimension_names=DIMENSIONS,
         compressors=BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"),
         attributes=attributes,
+        config=_EVERY_CHUNK,
     )
 
 
@@ -173,8 +203,16 @@ def _check_event(event: Event, shape: tuple[int, ...]) -> None:
         raise ValueError(f"expected events of shape {shape} like the first, got {event.values.shape} in {event.id}")
     if event.times.shape != shape[:1]:
         raise ValueError(f"expected {shape[0]} times in {event.id}, got shape {event.times.shape}")
+    if np.isnat(event.times).any() or not increase(event.times).all():
+        raise ValueError(f"expected increasing times, got others in {event.id}")
+    if not event.id or not event.source:
+        raise ValueError(f"expected an id and a source of every event, got {event.id!r} and {event.source!r}")
     if event.split not in SPLITS:
         raise ValueError(f"expected a split out of {', '.join(SPLITS)}, got {event.split!r} in {event.id}")
+
+
+_NO_VALUE = {"int64": NO_TIME, "string": "", "int8": -1, "float64": np.nan}
+"""Fill values by type, none of them a valid value."""
 
 
 def _write_beside(
@@ -190,7 +228,14 @@ def _write_beside(
 
     def put(name: str, data: np.ndarray, dimensions: tuple[str, ...], dtype: str, attributes: dict[str, Any]) -> None:
         array = group.create_array(
-            name, shape=data.shape, chunks=data.shape, dtype=dtype, dimension_names=dimensions, attributes=attributes
+            name,
+            shape=data.shape,
+            chunks=data.shape,
+            dtype=dtype,
+            fill_value=_NO_VALUE[dtype],
+            dimension_names=dimensions,
+            attributes=attributes,
+            config=_EVERY_CHUNK,
         )
         array[...] = data
 
