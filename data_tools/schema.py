@@ -124,7 +124,9 @@ def examine(path: str | Path) -> tuple[Contents | None, list[str]]:
         return None, [f"expected an event store (a Zarr v3 group) at {path}, got a {_kind(path)}"]
     try:
         group = zarr.open_group(str(path), mode="r", zarr_format=3, use_consolidated=False)
-        attributes, members = dict(group.attrs), dict(group.members())
+        attributes: dict[str, Any] = dict(group.attrs)
+        # one by one: `Group.members` opens all at once, and damage to one makes asyncio write to stderr
+        members: dict[str, Any] = {name: group[name] for name in (*QUANTITIES, *_BESIDE) if (path / name).is_dir()}
     except Exception as error:  # a damaged zarr.json shows in many ways: bad JSON, a missing key, an unknown codec
         return None, [f"expected a readable Zarr v3 group at {path}, got {_reason(error)}"]
     version = attributes.get("schema_version")

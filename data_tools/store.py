@@ -108,7 +108,7 @@ class EventStore:
             raise UserError(f"{wanted}, got no {chunk.relative_to(self.path)}: copy the store anew or write it again")
         try:
             codes = np.asarray(self.fields[index, frames])
-        except (RuntimeError, ValueError, TypeError, OSError, MemoryError) as error:  # blosc's and zarr's answers
+        except (RuntimeError, ValueError, TypeError, SystemError, OSError, MemoryError) as error:  # blosc's and zarr's
             reason = " ".join(str(error).split())
             raise UserError(f"{wanted}, got damage ({reason}): copy the store anew or write it again") from error
         return unpack(codes, self.quantity)

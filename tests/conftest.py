@@ -32,7 +32,7 @@ def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
-            env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "2", **environment},
+            env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1", **environment},
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -33,7 +33,8 @@ class ResidualConfig:
         steps: length of the step-wise scalars, so that the operator serves grids of this many steps; None reads them
             off the embedding of (t, log-SNR, h), so that one operator serves every number of steps.
         embedding: width of that embedding.
-        data_std: standard deviation of the data, for scaling the inputs to unit order.
+        data_std: standard deviation of the data, for scaling inputs and output to unit order.
+        gain: initial value of the step-wise g_i.
     """
 
     channels: int
@@ -47,6 +48,7 @@ class ResidualConfig:
     steps: int | None = None
     embedding: int = 64
     data_std: float = 1.0
+    gain: float = 0.3
 
     def __post_init__(self) -> None:
         if self.dimensions not in (2, 3):
@@ -97,10 +99,13 @@ class SpanLiftResidual(nn.Module):
     """Residual of one step: (a_i - 1)(y_prop - y) + g_i h_i R(z_i; c_i) in the chart, taken back to a change of x.
 
     Added to the proposal y_prop of a base solver this is SpanLift's update (equation 14),
-    y' = y + a_i (y_prop - y) + g_i h_i R. z_i holds y and the newest `history` slopes, each divided by its root mean
-    square under the schedule, zeros in place of missing slopes, and a mask channel for each slope; R is in units of a
-    slope. a_i starts at 1, g_i at 0 and R's head at random: the first rollout is the base solver's bit for bit, and yet
-    g_i has a gradient from the first iteration.
+    y' = y + a_i (y_prop - y) + g_i h_i R. z_i holds the state and the newest `history` velocities, scaled to unit order
+    by the schedule (see `Scaling`), zeros in place of missing velocities, and a mask channel for each; R is scaled back
+    alike.
+
+    a_i starts at 1 and R's head at 0: the first rollout is the base solver's bit for bit. Starting g_i at 0 and the
+    head at random does that too but is a saddle: where g_i wavers about 0, R is pushed to and fro. On toy problems it
+    took several times the iterations.
 
     Args:
         config: sizes.
@@ -119,6 +124,8 @@ class SpanLiftResidual(nn.Module):
         self.stem = nn.Linear(config.channels * (1 + config.history) + config.history, config.width)
         self.blocks = nn.ModuleList(FilmBlock(config) for _ in range(config.blocks))
         self.head = nn.Conv2d(config.width, config.channels, config.kernel, padding=config.kernel // 2)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
         if config.condition_channels:
             self.condition = nn.Linear(config.condition_channels, config.width * max(config.frames, 1))
         if config.steps is None:
@@ -127,7 +134,7 @@ class SpanLiftResidual(nn.Module):
             nn.init.zeros_(self.scalars.bias)
         else:
             self.scale = nn.Parameter(torch.ones(config.steps))
-            self.gain = nn.Parameter(torch.zeros(config.steps))
+            self.gain = nn.Parameter(torch.full((config.steps,), config.gain))
 
     @property
     def memory(self) -> int:
@@ -179,7 +186,7 @@ class SpanLiftResidual(nn.Module):
     def _scalars(self, step: int, embedding: Tensor) -> tuple[Tensor, Tensor]:
         if self.config.steps is None:
             scale, gain = self.scalars(embedding)
-            return 1 + scale, gain
+            return 1 + scale, self.config.gain + gain
         if step >= self.config.steps:
             raise ValueError(
                 f"expected at most {self.config.steps} steps, got step {step + 1}; sample on the grid of the training"
@@ -187,7 +194,7 @@ class SpanLiftResidual(nn.Module):
         return self.scale[step], self.gain[step]
 
     def _network(self, state: State, proposal: State, embedding: Tensor, condition: Tensor | None) -> Tensor:
-        """R(z; c) (B, C, *space), in units of a slope's root mean square."""
+        """R(z; c) (B, C, *space), in units of a slope's spread about what the state tells of it."""
         config = self.config
         buffer = proposal.buffer[: config.history]
         y = self._scaling.at(state.t).state * state.x

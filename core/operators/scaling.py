@@ -37,13 +37,13 @@ def schedule_of(chart: Chart) -> Schedule:
 
 
 class Node(NamedTuple):
-    """What a chart and a schedule make of fields at one time; all floats.
+    """What brings fields at one time to unit order; all floats.
 
     Attributes:
         log_snr: log(alpha^2 / sigma^2).
-        state: y over its root mean square is `state` * x.
-        velocity, drift: dy/ds over its root mean square is `velocity` * dx/dt + `drift` * x.
-        slope: root mean square of dy/ds.
+        state: the state is `state` * x.
+        velocity, drift: the velocity, less what x tells of it, is `velocity` * dx/dt + `drift` * x.
+        slope: dy/ds of the chart, less what x tells of it, is `slope` times that.
     """
 
     log_snr: float
@@ -62,12 +62,17 @@ class Move(NamedTuple):
 
 
 class Scaling:
-    """The numbers by which an operator reads and changes states in a chart, scaled to unit order.
+    """The numbers by which an operator reads and changes states in a chart.
 
-    A chart is linear in its fields, so what it does at a time, or from one to the next, is known from what it does to
-    ones. Of x = alpha data + sigma noise it makes y = A data + S noise and dy/ds = A' data + S' noise: A and S are its
-    images of the states alpha and sigma, A' and S' of these with the velocities d_alpha and d_sigma; data and noise are
-    independent. The times of a grid come back in every rollout, so they are remembered; no gradient passes to them.
+    They are EDM's preconditioning (Karras et al. 2022, appendix B.6), for any schedule. Let x = alpha data + sigma
+    noise, dx/dt = d_alpha data + d_sigma noise, data of variance s^2 independent of the noise, n^2 = alpha^2 s^2 +
+    sigma^2 and w = d_sigma alpha - d_alpha sigma. Then x / n has unit variance; the best linear guess of the data is
+    alpha s^2 / n^2 x, with error (sigma s / n) f of unit variance f; and dx/dt is linear in x plus (w s / n) (-f). Raw
+    slopes will not do: at high noise they are x but for a small part, and that part is what is to be known and
+    corrected.
+
+    A chart is linear in its fields too, so what it does to them is known from what it does to ones. The times of a grid
+    come back in every rollout, so all is remembered; no gradient passes to times.
 
     Args:
         chart: coordinates of the solver.
@@ -99,23 +104,17 @@ class Scaling:
         return self._moves[key]
 
     def _node(self, t: Tensor) -> Node:
-        one, zero = torch.ones_like(t), torch.zeros_like(t)
-        signal = self.schedule(t)
-        data = Evaluation(t, signal.alpha, signal.d_alpha)
-        noise = Evaluation(t, signal.sigma, signal.d_sigma)
-        state, slope = (
-            math.hypot(self.data_std * float(of_data), float(of_noise))
-            for of_data, of_noise in (
-                (self.chart.to(data.x, t)[0], self.chart.to(noise.x, t)[0]),
-                (self.chart.slope(data), self.chart.slope(noise)),
-            )
-        )
+        alpha, sigma, d_alpha, d_sigma = (float(value) for value in self.schedule(t))
+        s = self.data_std
+        n = math.hypot(alpha * s, sigma)
+        w = d_sigma * alpha - d_alpha * sigma
+        unit = torch.ones_like(t)
         return Node(
             log_snr=float(self.schedule.log_snr(t)),
-            state=float(self.chart.to(one, t)[0]) / state,
-            velocity=float(self.chart.slope(Evaluation(t, zero, one))) / slope,
-            drift=float(self.chart.slope(Evaluation(t, one, zero))) / slope,
-            slope=slope,
+            state=1 / n,
+            velocity=n / (w * s),
+            drift=-(d_sigma / w - alpha * s**2 / n**2) * n / (sigma * s),
+            slope=float(self.chart.slope(Evaluation(t, 0 * unit, unit))) * w * s / n,
         )
 
 

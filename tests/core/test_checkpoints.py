@@ -135,6 +135,27 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     load(path)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"grid": "soon"},
+        {"grid": [0.1, 0.5, 1.0]},
+        {"grid": [1.0]},
+        {"grid": [[1.0, 0.5]]},
+        {"solver": "euler"},
+        {"solver": None},
+        {"field_identity": 7},
+        {"metrics": []},
+        {"extra": None},
+    ],
+)
+def test_forged_cards_are_refused(tmp_path: Path, changes: dict) -> None:
+    path = keep(tmp_path / "solver.safetensors", trained("edm"))
+    rewrite(path, **changes)
+    with pytest.raises(ValueError, match="save the solver again"):
+        load(path)
+
+
 def card_of(path: Path) -> dict:
     with safe_open(path, framework="pt") as file:
         return json.loads(file.metadata()["card"])
