@@ -1,16 +1,29 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_tools.archive import Stamp, list_frames, number_runs, parse_stamp, parse_utc, time_step
+from data_tools.archive import (
+    Grid,
+    Stamp,
+    describe_sessions,
+    list_frames,
+    number_runs,
+    on_one_grid,
+    parse_stamp,
+    parse_utc,
+    session_gaps,
+    time_step,
+)
 from data_tools.cli import UserError
 from data_tools.fmi import Fmi
 from data_tools.knmi import Knmi
@@ -127,6 +140,48 @@ def test_a_pause_of_hours_always_splits(split_at_gaps: bool) -> None:
     stamps = stamps_at(0, 5, 185, 190, 10_003, 10_008)
     numbered = number_runs(stamps, 300, 1, split_at_gaps)
     assert runs(numbered) == [("0", 0), ("5", 0), ("185", 1), ("190", 1), ("10003", 2), ("10008", 2)]
+
+
+def test_sessions_are_described() -> None:
+    numbered = number_runs(stamps_at(0, 5, 185, 190, 200, 10_003, 10_008), 300, 1, split_at_gaps=True)
+    gaps = session_gaps(numbered)
+    assert [(one.path.stem, two.path.stem) for one, two in gaps] == [("5", "185"), ("200", "10003")]
+    assert describe_sessions(gaps) == (
+        "3 sessions, as the archive pauses for 3 h or more: 2020-02-28T23:05:00 to 2020-02-29T02:05:00 (3.0 h), "
+        "2020-02-29T02:20:00 to 2020-03-06T21:43:00 (163.4 h)"
+    )
+    assert describe_sessions(gaps, shown=1).endswith("(3.0 h), 1 more")
+    assert session_gaps(number_runs(stamps_at(*range(0, 1000, 5)), 300, 40, False)) == []  # 200 min apart, no pause
+
+
+GRID = Grid((7, 5), 3000.0, -2000.0, (1000.0, -1000.5), "m", {"grid_mapping_name": "made_up", "parallel": 60.0})
+
+
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        ("frames of (7, 5) like the first, got (5, 7) in", {"shape": (5, 7)}),
+        ("x0 3000.0 like the first, got 3002.0 in", {"x0": 3002.0}),
+        ("y0 -2000.0 like the first, got 2000.0 in", {"y0": 2000.0}),
+        ("pixel width 1000.0 like the first, got 1000.1 in", {"pixel_size": (1000.1, -1000.5)}),
+        ("pixel height -1000.5 like the first, got 1000.5 in", {"pixel_size": (1000.0, 1000.5)}),
+        ("units m like the first, got km in", {"units": "km"}),
+        ("parallel 60.0 like the first, got 60.1 in", {"crs": {**GRID.crs, "parallel": 60.1}}),
+        ("parallel 60.0 like the first, got None in", {"crs": {"grid_mapping_name": "made_up"}}),
+        ("datum None like the first, got D in", {"crs": {**GRID.crs, "datum": "D"}}),
+    ],
+)
+def test_frames_off_the_grid_of_the_first_are_refused(words: str, change: dict[str, Any]) -> None:
+    frames = [(Path("a"), GRID, np.zeros(1)), (Path("b"), replace(GRID, **change), np.ones(1))]
+    passed = on_one_grid(frames)
+    assert next(passed) == 0.0
+    with pytest.raises(UserError, match=re.escape(f"{words} b")):
+        next(passed)
+
+
+def test_rounding_in_a_header_is_forgiven() -> None:
+    near = replace(GRID, x0=3000.5, pixel_size=(1000.0, -1000.5005), crs={**GRID.crs, "parallel": 60.00001})
+    assert len(list(on_one_grid([(Path(name), grid, np.zeros(1)) for name, grid in (("a", GRID), ("b", near))]))) == 2
 
 
 def test_every_nth_frame_of_each_run() -> None:

@@ -143,6 +143,30 @@ def test_a_file_of_another_time_or_product_is_refused(tmp_path: Path, fmi_archiv
         Fmi().grid(path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b"bottomleft 18.6", b"bottomleft 18.7", "x0 .* like the first, got"),
+        (b"centrallongitude 25", b"centrallongitude 24", "straight_vertical_longitude_from_pole 25.0 .* got 24.0"),
+        (b"metersperpixel_x 999.67", b"metersperpixel_x 989.67", "pixel width 999.674053 .* got 989.674053"),
+        (b"centrallatitude 90", b"centrallatitude 60", "north polar stereographic grid, got stereographic at 60.0"),
+        (b"bottomleft", b"topright", "lacks 'bottomleft'"),
+    ],
+)
+def test_a_file_on_another_grid_is_refused(
+    tmp_path: Path, fmi_archive: Callable[..., list[Path]], old: bytes, new: bytes, words: str
+) -> None:
+    paths = fmi_archive(tmp_path, TIMES, np.zeros((2, 5, 4)))
+    content = gzip.decompress(paths[1].read_bytes())
+    assert old in content
+    paths[1].write_bytes(gzip.compress(content.replace(old, new)))
+    frames = Fmi().read(paths)
+    assert next(frames).shape == (5, 4)
+    with pytest.raises(UserError, match=words) as caught:
+        next(frames)
+    assert paths[1].name in str(caught.value)
+
+
 def test_the_real_archive(shared: Path) -> None:
     path = shared / "radar" / "fmi" / "20170509" / "201705091045_fmi.radar.composite.lowest_FIN_SUOMI1.pgm.gz"
     (frame,) = Fmi().read([path])

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -76,6 +77,21 @@ def test_an_fmi_archive_of_two_days_becomes_a_store(tmp_path: Path, fmi_archive:
     assert "223" in store.attrs["rate"]
 
 
+def test_sessions_are_told_in_one_line(tmp_path: Path, knmi_archive: Write, run_cli: RunCli) -> None:
+    knmi_archive(tmp_path / "knmi", frame_times(6), wet_codes(6))
+    knmi_archive(tmp_path / "knmi", frame_times(6) + np.timedelta64(10, "h"), wet_codes(6))
+    size = ("--patch", "16", "--frames", "3", "--split", "test")
+    done = run_cli(
+        "data_tools.ingest", str(tmp_path / "knmi"), "--format", "knmi", "--out", str(tmp_path / "a.zarr"), *size,
+        COLUMNS="40",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if "session" in line)
+    assert line.endswith("for 3 h or more: 2012-06-30T23:25:00 to 2012-07-01T09:00:00 (9.6 h)")
+    assert line.startswith("2 sessions")
+    assert "24 events (24 test)" in done.stdout
+
+
 def test_an_mrms_archive_becomes_a_store(
     tmp_path: Path, mrms_archive: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +151,9 @@ def prepare(case: str, folder: Path, knmi_archive: Write) -> None:
         paths[5].write_text("<html>")
     if case == "gap":
         paths[5].unlink()
+    if case == "place":
+        with h5py.File(paths[6], "a") as file:
+            file["geographic"].attrs["geo_row_offset"] = np.float32([3700])
     if case == "shape":
         knmi_archive(folder, frame_times(9)[8:], codes[8:, :30])
     if case == "renamed":
@@ -151,6 +170,7 @@ COMPLAINTS: dict[str, tuple[str, dict[str, object]]] = {
     "gap": ("expected a frame every 300 s, got 600 s", {}),
     "all missing": ("only missing pixels", {}),
     "shape": ("frames of (40, 52) like the first, got (30, 52)", {}),
+    "place": ("expected frames on one grid, y0", {}),
     "renamed": ("in the header of", {"gaps": "split"}),
     "empty": ("got none", {}),
     "too short": ("at least 3 successive frames, got 2", {}),
@@ -181,7 +201,7 @@ def test_a_mistake_is_told_in_words(
     assert leaves_nothing(tmp_path)
 
 
-@pytest.mark.parametrize("case", ["truncated", "foreign", "gap", "all missing", "empty", "unknown format"])
+@pytest.mark.parametrize("case", ["truncated", "foreign", "gap", "place", "all missing", "empty", "unknown format"])
 def test_a_mistake_costs_one_line(case: str, tmp_path: Path, knmi_archive: Write, run_cli: RunCli) -> None:
     prepare(case, tmp_path / "knmi", knmi_archive)
     kind, words = ("grib7", "grib7") if case == "unknown format" else ("knmi", COMPLAINTS[case][0])

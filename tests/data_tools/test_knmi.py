@@ -112,6 +112,37 @@ def test_damaged_files_are_told_in_words(
     assert "\n" not in str(caught.value)
 
 
+def move_rows(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file["geographic"].attrs["geo_row_offset"] = np.float32([3649])
+
+
+def turn_meridian(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        attributes = file["geographic/map_projection"].attrs
+        attributes["projection_proj4_params"] = attributes["projection_proj4_params"].replace(
+            b"lon_0=0.0", b"lon_0=5.0"
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (move_rows, "y0 -3650000.0 like the first, got -3649000.0"),
+        (turn_meridian, "straight_vertical_longitude_from_pole 0.0 like the first, got 5.0"),
+    ],
+)
+def test_a_file_on_another_grid_is_refused(
+    tmp_path: Path, knmi_archive: Callable[..., list[Path]], change: Callable[[Path], None], words: str
+) -> None:
+    paths = knmi_archive(tmp_path, TIMES, np.ones((2, 5, 4)))
+    change(paths[1])
+    frames = Knmi().read(paths)
+    assert next(frames).shape == (5, 4)
+    with pytest.raises(UserError, match=f"{words} in {paths[1].name}"):
+        next(frames)
+
+
 def test_another_product_is_refused(tmp_path: Path, knmi_archive: Callable[..., list[Path]]) -> None:
     paths = knmi_archive(tmp_path, TIMES, np.ones((2, 5, 4)), parameter="HAIL")
     with pytest.raises(UserError, match=r"got ACCUMULATED_HAIL_\[MM\]"):

@@ -95,6 +95,22 @@ def test_without_eccodes_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest
             call()
 
 
+def test_a_file_on_another_grid_is_refused(tmp_path: Path, mrms_archive: Callable[..., list[Path]]) -> None:
+    paths = mrms_archive(tmp_path, TIMES, make_rates(3))
+    script = (
+        "import sys, eccodes; file = open(sys.argv[1], 'rb'); message = eccodes.codes_grib_new_from_file(file); "
+        "eccodes.codes_set(message, 'latitudeOfFirstGridPointInDegrees', 44.995); "
+        "eccodes.codes_set(message, 'latitudeOfLastGridPointInDegrees', 44.875); "
+        "eccodes.codes_write(message, open(sys.argv[1] + '.new', 'wb'))"
+    )
+    subprocess.run([sys.executable, "-c", script, str(paths[2])], check=True, capture_output=True)
+    paths[2].with_name(paths[2].name + ".new").replace(paths[2])
+    frames = Mrms().read(paths)
+    assert next(frames).shape == next(frames).shape == (13, 17)
+    with pytest.raises(UserError, match=rf"y0 55\.0 like the first, got 45\.0 in {paths[2].name}"):
+        next(frames)
+
+
 def test_eccodes_stays_in_the_workers(tmp_path: Path, mrms_archive: Callable[..., list[Path]]) -> None:
     (path,) = mrms_archive(tmp_path, TIMES[:1], make_rates(1))
     script = (

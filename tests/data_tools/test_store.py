@@ -4,7 +4,9 @@ import errno
 import json
 import pickle
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ from data_tools.cli import UserError
 from data_tools.quantities import RAINFALL_RATE, VIL, Quantity
 from data_tools.store import SPLITS, Event, EventStore, check_store, pack, require_free, unpack, write_store
 
+ROOT = Path(__file__).resolve().parents[2]
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
 FRAMES, HEIGHT, WIDTH = 3, 8, 6
 CRS = {"grid_mapping_name": "polar_stereographic", "straight_vertical_longitude_from_pole": 25.0}
 ATTRS = {"source": "made up", "licence": "none"}
@@ -79,6 +83,20 @@ def test_packing_clips_what_the_code_cannot_hold() -> None:
     codes = pack(np.array([-1.0, 1e6, np.nan, 254.4, 300.0]), RAINFALL_RATE)
     assert codes.tolist() == [0, 65534, 65535, 25440, 30000]
     assert pack(np.array([-1.0, 300.0, np.nan, 254.4]), VIL).tolist() == [0, 254, 255, 254]
+
+
+@pytest.mark.parametrize("quantity", [RAINFALL_RATE, VIL], ids=lambda quantity: quantity.name)
+def test_a_stored_threshold_reaches_the_threshold(quantity: Quantity) -> None:
+    for threshold in quantity.thresholds:
+        code = round(threshold / quantity.storage[1])
+        for codes in (np.arange(code - 5, code + 6), pack(np.array([threshold]), quantity)):
+            reached = unpack(codes.astype(quantity.storage[0]), quantity) >= np.float32(threshold)
+            np.testing.assert_array_equal(reached, codes >= code)
+
+
+def test_unpacked_values_are_the_nearest_float32() -> None:
+    codes = np.arange(65535, dtype=np.uint16)
+    np.testing.assert_array_equal(unpack(codes, RAINFALL_RATE), np.array([f"{c / 100:.2f}" for c in codes], np.float32))
 
 
 def test_more_events_than_the_array_grows_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,6 +194,8 @@ def test_events_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     cases = {
         "of shape": second._replace(values=second.values[:, 1:]),
         "times in": second._replace(times=second.times[1:]),
+        "increasing times": second._replace(times=second.times[::-1]),
+        "an id and a source": second._replace(source=""),
         "a split out of": second._replace(split="training"),
         "unique event ids": second._replace(id=first.id),
     }
@@ -245,6 +265,14 @@ def test_a_store_off_the_schema_is_told_in_words(tmp_path: Path) -> None:
     group = zarr.open_group(str(copy("flags")), mode="r+")
     group["split"][:] = np.array([0, 7, 2], dtype=np.int8)
     assert "split flags 0 to 2, got [0, 2, 7]" in problems_after("flags")
+    edit_chunks = json.loads((copy("chunks") / "rainfall_rate" / "zarr.json").read_text())
+    edit_chunks["chunk_grid"]["configuration"]["chunk_shape"] = [1, 1, HEIGHT, WIDTH]
+    (tmp_path / "chunks" / "rainfall_rate" / "zarr.json").write_text(json.dumps(edit_chunks))
+    assert f"one chunk per event, got chunks of (1, 1, {HEIGHT}, {WIDTH})" in problems_after("chunks")
+    retyped = json.loads((copy("type") / "time" / "zarr.json").read_text())
+    retyped.update(data_type="float64", fill_value=0.0)
+    (tmp_path / "type" / "time" / "zarr.json").write_text(json.dumps(retyped))
+    assert "expected time of another type, got float64" in problems_after("type")
     group = zarr.open_group(str(copy("short")), mode="r+")
     group["event_id"].resize((2,))
     assert "expected event_id of shape (3,), got (2,)" in problems_after("short")
@@ -260,11 +288,140 @@ def test_another_quantity_is_refused(tmp_path: Path) -> None:
         EventStore.open(tmp_path / "a.zarr", "vil")
 
 
-def test_a_damaged_chunk_is_told_in_words(tmp_path: Path) -> None:
+def field_chunk(store: Path, event: int) -> Path:
+    return store / "rainfall_rate" / "c" / str(event) / "0" / "0" / "0"
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def scramble(path: Path) -> None:
+    path.write_bytes(b"\x05" * len(path.read_bytes()))
+
+
+def lie_about_sizes(path: Path) -> None:
+    """The header of a blosc chunk names its own sizes: these are negative."""
+    path.write_bytes(path.read_bytes()[:4] + b"\xff" * 8 + path.read_bytes()[12:])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut_short, scramble, lie_about_sizes, empty])
+def test_a_damaged_chunk_is_told_in_words(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     write(tmp_path / "a.zarr", make_events(2))
-    chunk = tmp_path / "a.zarr" / "rainfall_rate" / "c" / "1" / "0" / "0" / "0"
-    chunk.write_bytes(chunk.read_bytes()[:20])
+    damage(field_chunk(tmp_path / "a.zarr", 1))
     store = EventStore.open(tmp_path / "a.zarr")
     assert np.isfinite(store.read(0)).any()
-    with pytest.raises(UserError, match="storm-1, got damage"):
+    with pytest.raises(UserError, match=r"storm-1 in .*a\.zarr, got damage") as caught:
         store.read(1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lost_chunk_is_no_missing_data(tmp_path: Path) -> None:
+    first, second, third = make_events(3)
+    write(tmp_path / "a.zarr", [first, second._replace(values=np.full_like(second.values, np.nan)), third])
+    store = EventStore.open(tmp_path / "a.zarr")
+    assert np.isnan(store.read(1)).all()
+    field_chunk(tmp_path / "a.zarr", 2).unlink()
+    for index in (2, -1):
+        with pytest.raises(UserError, match=r"storm-2 in .*a\.zarr, got no rainfall_rate/c/2/0/0/0"):
+            store.read(index, slice(0, 1))
+    assert np.isfinite(store.read(-3)).any()
+    with pytest.raises(IndexError):
+        store.read(3)
+
+
+@pytest.mark.parametrize("what", ["lost", "cut short", "scrambled"])
+@pytest.mark.parametrize("member", ["event_id", "source", "split", "time", "x_origin", "y_origin"])
+def test_damage_beside_the_fields_is_told_in_words(tmp_path: Path, member: str, what: str) -> None:
+    write(tmp_path / "a.zarr", [event._replace(split="train", x0=0.0, y0=0.0) for event in make_events(3)])
+    (chunk,) = (path for path in (tmp_path / "a.zarr" / member / "c").rglob("*") if path.is_file())
+    {"lost": Path.unlink, "cut short": empty, "scrambled": scramble}[what](chunk)
+    problems = check_store(tmp_path / "a.zarr")
+    assert len(problems) == 1
+    assert "copy the store anew" in problems[0]
+    with pytest.raises(UserError, match=r"damaged store .*a\.zarr") as caught:
+        EventStore.open(tmp_path / "a.zarr")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("time_step_seconds", value) for value in ("abc", None, -300.0, 0, [300], True, float("nan"), 10**400)]
+    + [("quantity", ["vil"]), ("quantity", None), ("thresholds", 0.1), ("thresholds", ["a"]), ("source", 3)]
+    + [("licence", None), ("history", {})],
+)
+def test_attributes_of_another_type_are_told_in_words(tmp_path: Path, name: str, value: object) -> None:
+    write(tmp_path / "a.zarr", make_events(1))
+    edit(tmp_path / "a.zarr", "", **{name: value})
+    with pytest.raises(UserError, match=rf"damaged store .*a\.zarr: expected (a )?{name}"):
+        EventStore.open(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("case", ["attribute", "split", "lost field", "damaged metadata"])
+def test_a_damaged_store_costs_a_command_one_line(tmp_path: Path, case: str, run_cli: RunCli) -> None:
+    write(tmp_path / "a.zarr", make_events(4))
+    if case == "attribute":
+        edit(tmp_path / "a.zarr", "", time_step_seconds="abc")
+    elif case == "split":
+        cut_short(tmp_path / "a.zarr" / "split" / "c" / "0")
+    elif case == "lost field":
+        field_chunk(tmp_path / "a.zarr", 3).unlink()
+    else:
+        for member in ("split", "time", "event_id"):
+            cut_short(tmp_path / "a.zarr" / member / "zarr.json")
+    out = tmp_path / "out"
+    done = run_cli("apps.nowcast.train", "--stage", "codec", "--data", str(tmp_path / "a.zarr"), "--out", str(out))
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "a.zarr" in done.stderr
+    assert case != "lost field" or "storm-3" in done.stderr
+
+
+_ENDLESS = """
+import sys
+from pathlib import Path
+import numpy as np
+from data_tools.quantities import RAINFALL_RATE
+from data_tools.store import Event, write_store
+
+def events():
+    times = np.datetime64("2020-01-01", "s") + np.arange(2) * np.timedelta64(300, "s")
+    yield Event("one", times, np.ones((2, 4, 4), np.float32), "train", "s", 0.0, 0.0)
+    yield Event("two", times, np.ones((2, 4, 4), np.float32), "train", "s", 0.0, 0.0)
+    print("writing", flush=True)
+    sys.stdin.read()
+
+write_store(Path(sys.argv[1]), events(), quantity=RAINFALL_RATE, time_step_seconds=300.0, crs={},
+            attrs={"source": "s", "licence": "none"})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell whether a process lives")
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    out = tmp_path / "a.zarr"
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", _ENDLESS, str(out)]
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writing\n"
+        return process
+
+    with start() as killed, start() as living:
+        killed.kill()
+        killed.wait()
+        stale, busy = (tmp_path / f".a.zarr.partial-{process.pid}" for process in (killed, living))
+        others = [tmp_path / f".b.zarr.partial-{killed.pid}", tmp_path / ".a.zarr.partial-x"]
+        former = tmp_path / f".a.zarr.former-{killed.pid}"
+        for folder in (*others, former):
+            folder.mkdir()
+        assert stale.is_dir()
+        write(out, make_events(1))
+        assert sorted(tmp_path.iterdir()) == sorted([out, busy, *others])
+        living.communicate()  # the end of its input: it finishes, and finds its output taken
+    assert not busy.exists()
+    assert EventStore.open(out).shape[0] in {1, 2}

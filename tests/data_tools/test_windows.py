@@ -149,7 +149,7 @@ def test_events_hold_what_lies_under_their_tile() -> None:
     events = cut(stream(["test"] * 3, codes=codes))
     assert len({event.id for event in events}) == len(events) == 8
     event = next(event for event in events if event.id == "made-20210304T0500-y8-x16")
-    expected = codes[:, 8:16, 16:24] * np.float32(0.01)
+    expected = (codes[:, 8:16, 16:24] * 0.01).astype(np.float32)
     expected[1, 1, 1] = np.nan
     np.testing.assert_array_equal(event.values, expected)
     assert (event.x0, event.y0, event.source) == (1000.0 + 160.0, -2000.0 - 160.0, "made")
