@@ -50,12 +50,12 @@ class Grid:
         """
         if other.shape != self.shape:
             raise UserError(f"expected frames of {self.shape} like the first, got {other.shape} in {path.name}")
-        names = {**self._numbers(), **self.crs, "units": self.units}
-        others = {**other._numbers(), **other.crs, "units": other.units}
+        names = {"units": self.units, **self.crs, **self._numbers()}
+        others = {"units": other.units, **other.crs, **other._numbers()}
         for name in names | others:
             one, two = names.get(name), others.get(name)
             if not _same(one, two, 1e-3 * abs(self.pixel_size[0]) if name in {"x0", "y0"} else None):
-                got = f"{name} {two} in {path.name}: ingest it separately"
+                got = f"{two} in {path.name}: ingest it separately"
                 raise UserError(f"expected frames on one grid, {name} {one} like the first, got {got}")
 
     def _numbers(self) -> dict[str, float]:

@@ -38,7 +38,7 @@ class EvaluateOptions:
         methods: comma-separated persistence, teacher, and NAME-STEPS with NAME among ddim, ddpm, heun, ipndm and
             adams-bashforth. DDPM-1000 takes long.
         solver: comma-separated trained solvers (files, or folders that hold solver.safetensors); by default the two
-            that ship with the model.
+            that ship with the model, with --model or an empty value none.
         model: folder of the model; the shipped one by default.
         members: ensemble members per window.
         cluster: what is resampled for the intervals: events, or all events of one source and time together, which is
@@ -60,7 +60,7 @@ class EvaluateOptions:
     methods: str = "persistence,ddim-100,teacher,ddim-5,ipndm-5"
     solver: str | None = None
     model: str | None = None
-    members: int = 4
+    members: int = 2
     cluster: Literal["event", "time"] = "event"
     seed: int = 0
     batch: int = 16
@@ -139,7 +139,7 @@ def _distance(options: EvaluateOptions) -> PerceptualDistance:
 def _methods(options: EvaluateOptions, nowcaster: Nowcaster) -> list[Method]:
     methods = parse_methods(options.methods, nowcaster)
     if options.solver is not None:
-        paths = [path.strip() for path in options.solver.split(",")]
+        paths = [path.strip() for path in options.solver.split(",") if path.strip()]
     elif options.model is None:
         paths = [str(ASSETS / name) for name in SHIPPED_SOLVERS]
     else:

@@ -52,7 +52,7 @@ def test_budget_at_3_by_64_by_64() -> None:
 @pytest.mark.parametrize(("chart", "schedule"), CHARTS)
 @pytest.mark.parametrize("fraction", [0.9, 0.4, 0.05])
 def test_inputs_and_output_have_unit_order(chart: Chart, schedule: Schedule, fraction: float) -> None:
-    """Of independent data and noise the scaled fields have variance one, and the velocity's says nothing of the state."""
+    """Of independent data and noise the scaled fields have variance one and are uncorrelated."""
     t = torch.tensor(fraction * schedule.t_max, dtype=torch.float64)
     signal = schedule(t)
     data, noise = 0.5 * randn(2, 200_000, seed=1), randn(2, 200_000, seed=2)

@@ -28,16 +28,16 @@ CRS = {"grid_mapping_name": "polar_stereographic", "straight_vertical_longitude_
 ATTRS = {"source": "made up", "licence": "none"}
 
 
-def make_events(count: int, quantity: Quantity = RAINFALL_RATE) -> list[Event]:
+def make_events(count: int, quantity: Quantity = RAINFALL_RATE, frames: int = FRAMES) -> list[Event]:
     """Events of values that the store's code holds exactly, the first pixel of each missing."""
     generator = np.random.default_rng(3)
     begin = np.datetime64("2019-12-31T23:55:00", "s")
     events = []
     for index in range(count):
-        codes = generator.integers(0, 250, size=(FRAMES, HEIGHT, WIDTH))
+        codes = generator.integers(0, 250, size=(frames, HEIGHT, WIDTH))
         values = (codes * quantity.storage[1]).astype(np.float32)
         values[0, 0, 0] = np.nan
-        times = begin + (index + np.arange(FRAMES)) * np.timedelta64(300, "s")
+        times = begin + (index + np.arange(frames)) * np.timedelta64(300, "s")
         events.append(Event(f"storm-{index}", times, values, SPLITS[index % 3], f"s{index}", 10.5 * index, -index))
     return events
 
@@ -363,7 +363,7 @@ def test_attributes_of_another_type_are_told_in_words(tmp_path: Path, name: str,
 
 @pytest.mark.parametrize("case", ["attribute", "split", "lost field", "damaged metadata"])
 def test_a_damaged_store_costs_a_command_one_line(tmp_path: Path, case: str, run_cli: RunCli) -> None:
-    write(tmp_path / "a.zarr", make_events(4))
+    write(tmp_path / "a.zarr", make_events(4, frames=13))
     if case == "attribute":
         edit(tmp_path / "a.zarr", "", time_step_seconds="abc")
     elif case == "split":
@@ -374,7 +374,9 @@ def test_a_damaged_store_costs_a_command_one_line(tmp_path: Path, case: str, run
         for member in ("split", "time", "event_id"):
             cut_short(tmp_path / "a.zarr" / member / "zarr.json")
     out = tmp_path / "out"
-    done = run_cli("apps.nowcast.train", "--stage", "codec", "--data", str(tmp_path / "a.zarr"), "--out", str(out))
+    done = run_cli(
+        "apps.nowcast.train", "--stage", "autoencoder", "--data", str(tmp_path / "a.zarr"), "--out", str(out)
+    )
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "a.zarr" in done.stderr
