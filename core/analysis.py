@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from core.state import Solver, State, VelocityField, integrate
+from core.operators.corrected import Corrected
+from core.operators.scaling import chart_of, move
+from core.state import Solver, VelocityField, integrate, trajectory
 
 
 class Split(NamedTuple):
@@ -71,25 +73,32 @@ class StepAnalysis(NamedTuple):
     magnitude: float
 
 
+@torch.no_grad()
 def analyse_corrections(
-    states: Iterable[tuple[State, State]],
-    residual: Callable[[State, State], Tensor],
-    slope: Callable[..., Tensor],
-    chord: Tensor,
+    field: VelocityField, solver: Corrected, x_T: Tensor, grid: Tensor, endpoint: Tensor
 ) -> list[StepAnalysis]:
-    """Diagnose a residual along (state, proposal) pairs of a rollout.
+    """Diagnose each correction along a solver's own rollout, in the chart of its base.
+
+    Of a SpanLift operator the part g_i h_i R is looked at, not the rescaled base step, which is in the span.
 
     Args:
-        states: each step's state, and the base solver's proposal with this step's evaluations in its buffer.
-        residual: as in `Corrected`.
-        slope: evaluation -> direction of the span, the chart's `slope`.
-        chord: teacher's endpoint minus x_T, (B, *space).
+        field: frozen velocity field.
+        solver: bound to the condition where it needs one.
+        x_T: (B, *space) at grid[0].
+        grid: (steps + 1,).
+        endpoint: the teacher's, (B, *space).
     """
+    chart = chart_of(solver.solver)
+    chord = endpoint - move(chart, grid[0], grid[-1]).keep * x_T
+    states = trajectory(field, solver, x_T, grid)
+    parts = getattr(solver.residual, "parts", None)
     rows = []
-    for state, proposal in states:
-        change = residual(state, proposal)
-        outside = project(change, [slope(evaluation) for evaluation in proposal.buffer]).ratio
-        size = relative_magnitude(change, proposal.x - state.x, chord)
+    for state, t_next in zip(states, grid.double()[1:], strict=False):
+        proposal = solver.propose(field, state, t_next)
+        correction = parts(state, proposal)[1] if parts is not None else solver.residual(state, proposal)
+        base = proposal.x - move(chart, state.t, t_next).keep * state.x
+        outside = project(correction, [chart.slope(evaluation) for evaluation in proposal.buffer]).ratio
+        size = relative_magnitude(correction, base, chord)
         rows.append(StepAnalysis(state.step, outside.mean().item(), size.mean().item()))
     return rows
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from core.fitting import FitConfig, fit
-from core.state import Solver, VelocityField, integrate, nfe_of
+from core.operators.corrected import Corrected, Residual
+from core.state import Solver, State, VelocityField, integrate, nfe_of
 from core.supervision import Example
 
 Grid = Tensor | Callable[[int], Tensor]
@@ -40,13 +41,33 @@ class Rematerialised:
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and x.requires_grad):
             return self.field(x, t)
-        velocity = checkpoint(self.field, x, t, use_reentrant=False, preserve_rng_state=False)
-        assert isinstance(velocity, Tensor)
-        return velocity
+        return _recomputed(self.field, x, t)
+
+
+@dataclass(frozen=True, eq=False)
+class RematerialisedResidual:
+    """The same for a residual, which is cheap to compute twice and of many channels."""
+
+    residual: Residual
+
+    @property
+    def memory(self) -> int:
+        return getattr(self.residual, "memory", 1)
+
+    def __call__(self, state: State, proposal: State) -> Tensor:
+        return (
+            _recomputed(self.residual, state, proposal) if torch.is_grad_enabled() else self.residual(state, proposal)
+        )
+
+
+def _recomputed(function: Callable[..., Tensor], *inputs: Tensor | State) -> Tensor:
+    result = checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+    assert isinstance(result, Tensor)
+    return result
 
 
 def rollout(solver: Solver, field: VelocityField, x_T: Tensor, grid: Tensor, condition: Tensor | None = None) -> Tensor:
-    """Endpoint of `solver`, with gradients to its parameters and to x_T, the field rematerialised.
+    """Endpoint of `solver`, with gradients to its parameters and to x_T, field and residual rematerialised.
 
     Args:
         solver: bound to the condition where it has `bind`.
@@ -57,6 +78,8 @@ def rollout(solver: Solver, field: VelocityField, x_T: Tensor, grid: Tensor, con
     """
     bind = getattr(solver, "bind", None)
     bound = solver if bind is None or condition is None else bind(condition)
+    if isinstance(bound, Corrected):
+        bound = Corrected(bound.solver, RematerialisedResidual(bound.residual))
     return integrate(Rematerialised(field), bound, x_T, grid).x
 
 

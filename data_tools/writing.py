@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, ZstdCodec
 
 from data_tools.cli import UserError
 from data_tools.quantities import Quantity
@@ -233,6 +233,7 @@ def _write_beside(
             chunks=data.shape,
             dtype=dtype,
             fill_value=_NO_VALUE[dtype],
+            compressors=ZstdCodec(level=0, checksum=True),  # a flipped bit must not move an event to another split
             dimension_names=dimensions,
             attributes=attributes,
             config=_EVERY_CHUNK,

@@ -165,7 +165,10 @@ def _score(evaluator: Evaluator, methods: Sequence[Method]) -> list[Scored]:
 
 
 def compare(scored: Sequence[Scored], weights: np.ndarray) -> list[dict[str, Json]]:
-    """Each SpanLift solver against DDIM at as many steps, paired by event; and how much of the loss it makes good."""
+    """Each SpanLift solver against DDIM at as many steps, paired by event; how much of their loss it makes good.
+
+    The share is None where 100 steps are not better than few beyond doubt: there is then nothing to make good.
+    """
     comparisons: list[dict[str, Json]] = []
     by_name = {(s.method.name, s.method.steps): s for s in scored}
     many = by_name.get(("ddim", 100))
@@ -178,8 +181,10 @@ def compare(scored: Sequence[Scored], weights: np.ndarray) -> list[dict[str, Jso
         for name in names:
             row[name] = estimate_as_json(difference(learned.statistics, few.statistics, METRICS[name], weights))
         if many is not None:
+            lost = difference(many.statistics, few.statistics, METRICS["csi16"], weights)
             share = recovered(learned.statistics, few.statistics, many.statistics, METRICS["csi16"], weights)
-            row["csi16_recovered"] = estimate_as_json(share)
+            row["csi16_lost"] = estimate_as_json(lost)
+            row["csi16_recovered"] = estimate_as_json(share) if lost.low > 0 else None  # else a share of nothing
         comparisons.append(row)
     return comparisons
 
@@ -214,11 +219,13 @@ def _show(
             )
         ]
         out.print(f"{row['method']} minus {row['reference']}: {', '.join(parts)}", highlight=False)
-        if "csi16_recovered" in row:
+        if row.get("csi16_recovered"):
             out.print(
-                f"  recovers {_signed(row['csi16_recovered'], '')} of the CSI-16 lost from 100 to its steps",
-                highlight=False,
+                f"  makes good {_signed(row['csi16_recovered'], '')} of the CSI-16 that few steps lose", highlight=False
             )
+        elif "csi16_lost" in row:
+            lost = _signed(row["csi16_lost"])
+            out.print(f"  no CSI-16 to make good: 100 steps minus few is {lost}", highlight=False)
 
 
 def _signed(value: Json, sign: str = "+") -> str:

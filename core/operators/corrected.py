@@ -53,12 +53,16 @@ class Corrected(nn.Module):
         bound.card = self.card
         return bound
 
-    def step(self, field: VelocityField, state: State, t_next: Tensor) -> State:
-        """One step of the base solver from `state` to `t_next`, corrected."""
+    def propose(self, field: VelocityField, state: State, t_next: Tensor) -> State:
+        """The base solver's step from `state` to `t_next`, its buffer as long as the residual reads."""
         seen = state.buffer[: self.solver.memory]
         proposal = self.solver.step(field, replace(state, buffer=seen), t_next)
         buffer = (*_fresh(proposal.buffer, seen), *state.buffer)[: self.memory]
-        proposal = replace(proposal, buffer=buffer)
+        return replace(proposal, buffer=buffer)
+
+    def step(self, field: VelocityField, state: State, t_next: Tensor) -> State:
+        """The proposed step, corrected."""
+        proposal = self.propose(field, state, t_next)
         return replace(proposal, x=proposal.x + self.residual(state, proposal))
 
 

@@ -124,8 +124,8 @@ class SpanLiftResidual(nn.Module):
         self.stem = nn.Linear(config.channels * (1 + config.history) + config.history, config.width)
         self.blocks = nn.ModuleList(FilmBlock(config) for _ in range(config.blocks))
         self.head = nn.Conv2d(config.width, config.channels, config.kernel, padding=config.kernel // 2)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
         if config.condition_channels:
             self.condition = nn.Linear(config.condition_channels, config.width * max(config.frames, 1))
         if config.steps is None:
@@ -163,7 +163,12 @@ class SpanLiftResidual(nn.Module):
         return BoundResidual(self, hidden)
 
     def forward(self, state: State, proposal: State, condition: Tensor | None = None) -> Tensor:
-        """What to add to `proposal.x`.
+        """What to add to `proposal.x`: the sum of `parts`."""
+        rescaled, lift = self.parts(state, proposal, condition)
+        return rescaled + lift
+
+    def parts(self, state: State, proposal: State, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(a_i - 1)(y_prop - y) and g_i h_i R, both as changes of x.
 
         Args:
             state: the state (B, C, *space) the step starts from.
@@ -181,11 +186,11 @@ class SpanLiftResidual(nn.Module):
         scale, gain = self._scalars(state.step, embedding)
         slope = self._network(state, proposal, embedding, condition).to(state.x.dtype)
         base = proposal.x - step.keep * state.x
-        return (scale - 1).to(base.dtype) * base + (gain * (step.gain * node.slope)).to(base.dtype) * slope
+        return (scale - 1).to(base.dtype) * base, (gain * (step.gain * node.slope)).to(base.dtype) * slope
 
     def _scalars(self, step: int, embedding: Tensor) -> tuple[Tensor, Tensor]:
         if self.config.steps is None:
-            scale, gain = self.scalars(embedding)
+            scale, gain = self.scalars(embedding).to(self.scalars.weight.dtype)  # autocast would round a_i near 1
             return 1 + scale, self.config.gain + gain
         if step >= self.config.steps:
             raise ValueError(
@@ -231,3 +236,6 @@ class BoundResidual:
 
     def __call__(self, state: State, proposal: State) -> Tensor:
         return self.residual(state, proposal, self.condition)
+
+    def parts(self, state: State, proposal: State) -> tuple[Tensor, Tensor]:
+        return self.residual.parts(state, proposal, self.condition)

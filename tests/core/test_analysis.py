@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from core.analysis import error_against_nfe, measured_order, project, relative_magnitude
+from core.analysis import analyse_corrections, error_against_nfe, measured_order, project, relative_magnitude
 from core.fields import MixtureField
 from core.grids import build_grid
+from core.operators import Corrected, ResidualConfig, ScalarConfig, ScalarResidual, spanlift
+from core.operators.scaling import chart_of
+from core.schedules import EDM, VP
 from core.solvers import build_solver
 from core.state import integrate
 
@@ -52,6 +55,30 @@ def test_relative_magnitude_ignores_the_chord() -> None:
     residual = torch.tensor([[5.0, 3, 4]])
     base = torch.tensor([[-7.0, 0, 20]])
     assert relative_magnitude(residual, base, chord).item() == pytest.approx(5 / 20)
+
+
+@pytest.mark.parametrize("schedule", [None, VP()])
+def test_scalar_corrections_lie_in_the_span_and_spatial_ones_do_not(schedule: VP | None) -> None:
+    generator = torch.Generator().manual_seed(2)
+    means = torch.randn(3, 2, 4, 5, generator=generator, dtype=torch.float64)
+    field = MixtureField(means, torch.ones(3) / 3, 0.3, schedule)
+    base = build_solver("adams-bashforth", order=2, schedule=schedule)
+    x_T = torch.randn(6, 2, 4, 5, generator=generator, dtype=torch.float64)
+    grid = torch.tensor([1.0, 0.8, 0.5, 0.2])
+    torch.manual_seed(0)
+    scalar = Corrected(base, ScalarResidual(ScalarConfig(3), chart_of(base))).double()
+    spatial = spanlift(base, ResidualConfig(2, width=8, steps=3), schedule or EDM()).double()
+    with torch.no_grad():
+        for parameter in (*scalar.parameters(), *spatial.parameters()):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    endpoint = integrate(field, build_solver("heun", schedule=schedule), x_T, torch.linspace(1, 0.2, 60)).x
+    for solver, lowest, highest in ((scalar, 0, 1e-9), (spatial, 0.3, 1)):
+        rows = analyse_corrections(field, solver, x_T, grid, endpoint)
+        assert [row.step for row in rows] == [0, 1, 2]
+        assert all(lowest <= row.out_of_span <= highest for row in rows)
+        assert all(0 < row.magnitude < 10 for row in rows)
+    untrained = spanlift(base, ResidualConfig(2, width=8, steps=3), schedule or EDM())
+    assert {row[1:] for row in analyse_corrections(field, untrained, x_T, grid, endpoint)} == {(0, 0)}
 
 
 def test_measured_order_of_a_power_law() -> None:

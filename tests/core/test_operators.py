@@ -36,7 +36,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 def moved(solver: Corrected, seed: int = 0) -> Corrected:
     """The solver in float64, all parameters off their initial values."""
     generator = torch.Generator().manual_seed(seed)
-    solver.double()
+    solver.double()  # the initial values are torch's own draw: only that they are moved matters
     with torch.no_grad():
         for parameter in solver.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))

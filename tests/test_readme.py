@@ -1,0 +1,59 @@
+"""README keeps its word: its two set-up lines, its Python, the commands and options it names, its links."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from apps.nowcast.evaluate import EvaluateOptions
+from apps.nowcast.train import TrainOptions
+from data_tools import ingest, storms
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text()
+CARD = (ROOT / "apps/nowcast/assets/mini/MODEL_CARD.md").read_text()
+OPTIONS = {
+    "apps.nowcast.evaluate": EvaluateOptions,
+    "apps.nowcast.train": TrainOptions,
+    "data_tools.ingest": ingest.Options,
+    "data_tools.storms": storms.Options,
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def test_it_opens_with_the_two_lines_that_set_everything_up() -> None:
+    lines = blocks("sh")[0].splitlines()
+    assert lines == [
+        "pip install -e . && python -m apps.nowcast.evaluate",
+        "pip install -e '.[test]' && pytest",
+    ]
+    assert TEXT.index("```sh") < 200
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_its_python_runs_and_prints_what_it_says(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for promised in re.findall(r"print\(.*\)  # (.*?)(?:: .*)?$", code, re.MULTILINE):
+        assert promised in done.stdout
+
+
+def test_its_commands_and_options_exist() -> None:
+    commands = re.findall(r"python -m ([\w.]+)((?: [^\n`#]*)?)", TEXT + CARD)
+    assert len(commands) > 8
+    for module, arguments in commands:
+        known = set(OPTIONS[module].__dataclass_fields__)
+        for option in re.findall(r"--(\w+)", arguments):
+            assert option in known, f"{module} has no --{option}"
+
+
+def test_its_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
