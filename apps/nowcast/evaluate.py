@@ -22,7 +22,7 @@ from data_tools.cli import UserError, console, progress_bar, run
 
 DEFAULT_JSON = "out/evaluation.json"
 SHIPPED_SOLVERS = ("spanlift-teacher.safetensors", "spanlift-target.safetensors")
-SYNTHETIC_EVENTS = 12
+SYNTHETIC_EVENTS = 10
 RESAMPLES = 2000
 
 
@@ -33,7 +33,7 @@ class EvaluateOptions:
     Attributes:
         data: comma-separated event stores, and `storms` for synthetic storms made on the spot.
         split: part of the stores to score; training never sees test.
-        events: at most so many windows of each source; all of a store by default, 12 of `storms` alone and 96 of
+        events: at most so many windows of each source; all of a store by default, 10 of `storms` alone and 96 of
             `storms` beside stores.
         methods: comma-separated persistence, teacher, and NAME-STEPS with NAME among ddim, ddpm, heun, ipndm and
             adams-bashforth. DDPM-1000 takes long.
