@@ -104,7 +104,7 @@ def _with_flags(options: type, argv: list[str]) -> list[str]:
     """Let switches stand alone: `--overwrite` for `--overwrite true`."""
     switches = {f"--{name}" for name, kind in get_type_hints(options).items() if kind is bool}
     answers = {"true", "false", "yes", "no"}
-    following = [*argv[1:], ""]
+    following = [*argv, ""][1:]
     return [
         f"{word}=true" if word in switches and after.lower() not in answers else word
         for word, after in zip(argv, following, strict=True)

@@ -127,3 +127,19 @@ def test_help_shows_the_examples(capsys: pytest.CaptureFixture) -> None:
     assert stop.value.code == 0
     assert "examples:\n  tool A --kind one" in text
     assert "how many" in text
+
+
+def test_a_command_line_may_be_empty() -> None:
+    @dataclass(frozen=True)
+    class Nothing:
+        """Options.
+
+        Attributes:
+            replace: whether to.
+        """
+
+        replace: bool = False
+
+    seen: list[Nothing] = []
+    run(Nothing, seen.append, prog="tool", description="Does it.", examples="examples:", argv=[])
+    assert seen == [Nothing()]
