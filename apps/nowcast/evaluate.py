@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from rich.console import Console
@@ -229,9 +229,9 @@ def _show(
 
 
 def _signed(value: Json, sign: str = "+") -> str:
-    assert isinstance(value, dict)
-    low, high = value["ci95"]
-    number, low, high = (float("nan") if v is None else v for v in (value["value"], low, high))
+    estimate = cast("dict[str, Any]", value)
+    parts = (estimate["value"], *estimate["ci95"])
+    number, low, high = (float("nan") if part is None else part for part in parts)
     return f"{number:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 

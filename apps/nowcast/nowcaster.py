@@ -101,7 +101,8 @@ class Nowcaster(nn.Module):
         time_steps: Sequence[float] = (),
     ) -> None:
         super().__init__()
-        self.codec, self.network, self.precision = codec, network, precision
+        self.codec, self.network = codec, network
+        self.precision: Precision = precision
         self.quantity, self.time_steps = quantity, tuple(time_steps)
         self.codec.to(memory_format=torch.channels_last)  # a third faster on a CPU, for the same values
         self.context_frames = network.config.context_shape[0]

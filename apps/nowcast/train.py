@@ -177,6 +177,9 @@ def _solver(options: TrainOptions, out: Path) -> Path:
 
 def _windows(options: TrainOptions, length: int) -> Windows:
     windows = load_windows(options.data, "train", length, events=options.events, seed=options.seed)
+    height, width = windows.frames.shape[2:]
+    if height != width:  # turned windows would not fit each other
+        raise UserError(f"expected square frames to train on, got {height} x {width}; ingest with one --patch")
     console.print(f"{len(windows)} training windows of {length} frames from {options.data}")
     return windows
 
