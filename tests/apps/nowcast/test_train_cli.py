@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -71,7 +72,8 @@ def test_a_killed_training_ends_like_one_that_was_not(
         *common(tiny_store, tiny_model, tmp_path / "killed"),
         *options,
     ]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in run_cli: sums depend on the number of threads
+    process = subprocess.Popen(command, cwd=ROOT, env=one_thread, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "killed/run/checkpoint.pt"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
