@@ -6,7 +6,6 @@ Draws are pure functions of (seed, iteration), so that a training run that was k
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,16 +63,6 @@ class Windows:
         for frames in self.frames:
             digest.update(self.quantity.encode(frames).astype(np.float16).tobytes())
         return digest.hexdigest()[:16]
-
-    def take(self, indices: Sequence[int]) -> Windows:
-        return Windows(
-            self.frames[list(indices)],
-            tuple(self.ids[i] for i in indices),
-            tuple(self.sources[i] for i in indices),
-            tuple(self.times[i] for i in indices),
-            self.quantity,
-            self.time_step_minutes[list(indices)],
-        )
 
 
 def load_windows(data: str, split: str, length: int, *, events: int | None = None, seed: int = 0) -> Windows:

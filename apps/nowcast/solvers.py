@@ -7,7 +7,8 @@ import core
 MULTISTEP_ORDER = 2
 """Order of multistep bases and teachers in the noise chart."""
 
-TEACHER = "ipndm-24"
+TEACHER_SOLVER, TEACHER_STEPS = "ipndm", 24
+TEACHER = f"{TEACHER_SOLVER}-{TEACHER_STEPS}"
 """The many-step sampler that teaches operators, NAME-STEPS: as near to the exact solution as 100 steps of DDIM."""
 
 

@@ -12,6 +12,7 @@ import torch
 from apps.nowcast.data import Windows, load_windows
 from apps.nowcast.model import AutoencoderConfig, UNetConfig
 from apps.nowcast.nowcaster import Nowcaster, Precision, check_device, load_codec
+from apps.nowcast.solvers import TEACHER_SOLVER, TEACHER_STEPS
 from apps.nowcast.stages.autoencoder import AutoencoderStage, train_autoencoder
 from apps.nowcast.stages.diffusion import DiffusionStage, train_diffusion
 from apps.nowcast.stages.solver import SolverStage, train_solver_stage
@@ -76,8 +77,8 @@ class TrainOptions:
     kernel: Literal[1, 3, 5, 7] = 3
     members: int = 2
     loss: str | None = None
-    teacher: Literal["ddim", "ipndm", "adams-bashforth", "heun"] = "ipndm"
-    teacher_steps: int = 24
+    teacher: Literal["ddim", "ipndm", "adams-bashforth", "heun"] = TEACHER_SOLVER
+    teacher_steps: int = TEACHER_STEPS
     pairs: int = 512
     variants: int = 2
     device: str = "cpu"

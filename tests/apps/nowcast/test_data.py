@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from apps.nowcast.data import Windows, dihedral, draw_frames, load_windows, member_seed, seen
+from apps.nowcast.data import dihedral, draw_frames, load_windows, member_seed, seen
 from data_tools.cli import UserError
 from data_tools.store import EventStore
 
@@ -95,11 +95,3 @@ def test_member_seeds_differ_by_every_part_of_their_key() -> None:
     seeds = {member_seed(s, e, m) for s in (0, 1) for e in ("a", "b") for m in (0, 1)}
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-def test_take_keeps_rows_together(tiny_store: Path) -> None:
-    windows = load_windows(str(tiny_store), "train", 13)
-    some = windows.take([4, 1])
-    assert isinstance(some, Windows)
-    assert some.ids == ("train-4", "train-1")
-    np.testing.assert_array_equal(some.frames[0], windows.frames[4])
