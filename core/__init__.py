@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from core.charts import Chart, DataChart, NoiseChart, TimeChart
 from core.checkpoints import Card, load, save
-from core.fields import DenoiserField, FlowField, GuidedField, MixtureField, NoisePredictionField
+from core.fields import (
+    DenoiserField,
+    FlowField,
+    GuidedField,
+    MixtureField,
+    NoisePredictionField,
+    VPredictionField,
+)
 from core.grids import GRIDS, build_grid
 from core.losses import MAE, MSE, EnsembleMean, FairCRPS, FeatureDistance, PerMember, Pooled, WeightedSum
 from core.operators import (
@@ -80,6 +87,7 @@ __all__ = [
     "Target",
     "Teacher",
     "TimeChart",
+    "VPredictionField",
     "VelocityField",
     "WeightedSum",
     "build_grid",

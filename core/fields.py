@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from core.parametrizations import convert
+from core.parametrizations import Target, convert
 from core.schedules import EDM, RectifiedFlow, Schedule, Signal
 from core.state import nfe_of
 
@@ -61,11 +61,11 @@ class DenoiserField(ScheduledField):
 
 
 @dataclass(frozen=True)
-class NoisePredictionField(ScheduledField):
-    """A network that predicts the noise, told the schedule's `network_time`.
+class PredictionField(ScheduledField):
+    """A network told the schedule's `network_time`; subclasses say what it predicts.
 
     Attributes:
-        network: (x, network time) -> noise.
+        network: (x, network time) -> prediction.
         schedule: the one the network was trained with.
         evaluations_per_call: network calls per sample inside one call of the network.
     """
@@ -73,10 +73,26 @@ class NoisePredictionField(ScheduledField):
     network: Network
     schedule: Schedule
     evaluations_per_call: int = 1
+    predicts: ClassVar[Target]
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        noise = self.network(x, self.schedule.network_time(t).to(x)).to(x.dtype)
-        return convert(noise, x, self.schedule(t), "noise", "velocity")
+        prediction = self.network(x, self.schedule.network_time(t).to(x)).to(x.dtype)
+        return convert(prediction, x, self.schedule(t), self.predicts, "velocity")
+
+
+class NoisePredictionField(PredictionField):
+    """A network that predicts the noise (Ho et al. 2020, arXiv 2006.11239)."""
+
+    predicts = "noise"
+
+
+class VPredictionField(PredictionField):
+    """A network that predicts v = alpha noise - sigma data (Salimans & Ho 2022, arXiv 2202.00512).
+
+    Unlike the noise, v determines the data at any noise level, so an error of the network is not divided by alpha.
+    """
+
+    predicts = "v"
 
 
 @dataclass(frozen=True)

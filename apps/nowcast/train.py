@@ -22,7 +22,7 @@ from data_tools.cli import UserError, console, run
 Stage = Literal["solver", "autoencoder", "diffusion"]
 
 DEFAULTS: dict[Stage, tuple[FitConfig, int]] = {
-    "autoencoder": (FitConfig(iterations=1200, learning_rate=2e-3, betas=(0.9, 0.99), ema_decay=0.995), 24),
+    "autoencoder": (FitConfig(iterations=3000, learning_rate=2e-3, betas=(0.9, 0.99), ema_decay=0.995), 24),
     "diffusion": (FitConfig(iterations=3000, learning_rate=1e-3, betas=(0.9, 0.99), ema_decay=0.995), 16),
     "solver": (FitConfig(iterations=400, learning_rate=3e-3, ema_decay=0.98, checkpoint_every=20), 4),
 }
@@ -56,7 +56,7 @@ class TrainOptions:
         pairs: how many windows, each under one symmetry of the square, a solver is trained on at most.
         variants: symmetries of each window that the diffusion and solver stages know.
         device: cpu, cuda, cuda:1, ...
-        precision: of the networks that are trained, or of the frozen noise network of a solver; the state, the losses
+        precision: of the networks that are trained, or of the frozen network of a solver; the state, the losses
             and the optimiser stay in float32.
     """
 

@@ -56,6 +56,17 @@ def test_noise_prediction_field_follows_its_schedule() -> None:
     assert float(network.calls[0][1]) == pytest.approx(249.0)
 
 
+def test_v_prediction_is_finite_at_the_noise_end_and_agrees_with_the_noise_elsewhere() -> None:
+    schedule, t = core.Cosine(), seconds(0.4)
+    x, noise = batch(3, 2), batch(3, 2, seed=1)
+    alpha, sigma, _, _ = schedule(t)
+    v = (noise - sigma * x) / alpha  # from x = alpha data + sigma noise and v = alpha noise - sigma data
+    both = [core.VPredictionField(Network(v), schedule), core.NoisePredictionField(Network(noise), schedule)]
+    torch.testing.assert_close(both[0](x, t), both[1](x, t), rtol=1e-12, atol=1e-12)
+    last = core.VPredictionField(Network(v), core.RectifiedFlow())  # alpha = 0 at t = 1
+    assert torch.isfinite(last(x, seconds(1.0))).all()
+
+
 def test_flow_field_is_the_network_in_its_own_clock() -> None:
     network, x = Network(batch(3, 2, seed=1)), batch(3, 2)
     torch.testing.assert_close(core.FlowField(network)(x, seconds(0.3)), network.answer)

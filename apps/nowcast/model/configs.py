@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+Prediction = Literal["noise", "v"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class AutoencoderConfig:
 
     @classmethod
     def mini(cls) -> AutoencoderConfig:
-        """128 x 128 frames to 16 x 16 x 8 latents, 1.0 M parameters."""
+        """128 x 128 frames to 16 x 16 x 16 latents, 1.0 M parameters."""
         return cls(block_out_channels=(16, 32, 64, 64), layers_per_block=1, latent_channels=16, norm_num_groups=8)
 
     @classmethod
@@ -50,7 +53,7 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class UNetConfig:
-    """Size of the noise-predicting UNet. Shapes are (frames, height, width, latent channels).
+    """Size of the UNet, and what it predicts. Shapes are (frames, height, width, latent channels).
 
     `depth` counts the cuboid blocks of each level; every level after the first halves height and width and doubles
     the channels, from `base_units`. Group normalisation takes `norm_num_groups` groups where they divide the channels,
@@ -70,8 +73,11 @@ class UNetConfig:
     dropout: float = 0.1
     time_embed_multiplier: int = 4
     norm_num_groups: int = 32
+    prediction: Prediction = "noise"
 
     def __post_init__(self) -> None:
+        if self.prediction not in get_args(Prediction):
+            raise ValueError(f"expected a prediction of {' or '.join(get_args(Prediction))}, got {self.prediction!r}")
         if self.context_shape[1:] != self.target_shape[1:]:
             raise ValueError(
                 f"expected context and target frames of one shape, got {self.context_shape[1:]} and "
@@ -109,7 +115,11 @@ class UNetConfig:
 
     @classmethod
     def mini(cls, base_units: int = 32) -> UNetConfig:
-        """7 + 6 frames of 16 x 16 x 16 latents. No dropout: a network this small underfits before it overfits."""
+        """7 + 6 frames of 16 x 16 x 16 latents. No dropout: a network this small underfits before it overfits.
+
+        It predicts v: at the noise end of PreDiff's schedule alpha is .027, and a noise prediction's errors would be
+        divided by that.
+        """
         return cls(
             context_shape=(7, 16, 16, 16),
             target_shape=(6, 16, 16, 16),
@@ -117,6 +127,7 @@ class UNetConfig:
             depth=(1, 1),
             dropout=0.0,
             norm_num_groups=8,
+            prediction="v",
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Noise-predicting UNet over context and noisy latent frames (PreDiff, Gao et al. 2023, section 3.1 and appendix).
+"""UNet over context and noisy latent frames (PreDiff, Gao et al. 2023, section 3.1 and appendix).
 
 Context and noisy frames stand one after the other on the time axis, with an indicator channel that is one where a frame
 was observed. Every level alternates time-embedded residual blocks with axial cuboid attention; the way up adds the
@@ -22,7 +22,7 @@ def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], remedy: st
 
 
 class CuboidTransformerUNet(nn.Module):
-    """Predicts the noise in latent target frames from the noisy frames, the diffusion time and the context frames."""
+    """Predicts noise or v of latent target frames from the noisy frames, the diffusion time and the context frames."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Second stage: the noise network on latents.
+"""Second stage: the network on latents.
 
-Loss: mean squared error of the noise at times drawn uniformly from the schedule's 1000, context latents given clean
-(PreDiff's simple loss; the learned log-variance of its full loss only rescales gradients).
+Loss: mean squared error of the noise, or of v, at times drawn uniformly from the schedule's 1000, context latents given
+clean (with the noise: PreDiff's simple loss; the learned log-variance of its full loss only rescales gradients).
 Times are drawn stratified over the batch, which lowers the variance of the gradient and nothing else.
 """
 
@@ -20,6 +20,7 @@ from apps.nowcast.nowcaster import Codec, Precision, save_weights, weights_hash
 from apps.nowcast.progress import Report
 from apps.nowcast.stages.latents import choose_pairs, encode_pairs
 from core.fitting import FitConfig, fit
+from core.parametrizations import mixture_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class DiffusionStage:
 def train_diffusion(
     stage: DiffusionStage, codec: Codec, windows: Windows, folder: Path, device: str, card: dict
 ) -> CuboidTransformerUNet:
-    """Fit the noise network, write its averaged weights to `folder/unet.safetensors`."""
+    """Fit the network, write its averaged weights to `folder/unet.safetensors`."""
     latents = encode_pairs(
         codec, windows, choose_pairs(windows, stage.variants, stage.seed), folder / "latents", device
     )
@@ -55,9 +56,10 @@ def train_diffusion(
         noise = torch.randn(clean[:, context:].shape, generator=source).to(device)
         strata = (torch.arange(stage.batch) + torch.rand(stage.batch, generator=source)) / stage.batch
         steps = (strata * 1000).long().clamp(max=999)
-        alpha, sigma = _signal(schedule, steps, clean)
-        predicted = network(alpha * clean[:, context:] + sigma * noise, steps.to(device), clean[:, :context])
-        error = (predicted.float() - noise).square().mean((1, 2, 3, 4))
+        signal, future = _signal(schedule, steps, clean), clean[:, context:]
+        p, q = mixture_of(stage.model.prediction, signal)
+        predicted = network(signal.alpha * future + signal.sigma * noise, steps.to(device), clean[:, :context])
+        error = (predicted.float() - (p * future + q * noise)).square().mean((1, 2, 3, 4))
         late = error.detach()[steps < 200].mean() if bool((steps < 200).any()) else error.detach().mean()
         return error.mean(), {"mse_below_200": late}
 
@@ -69,8 +71,7 @@ def train_diffusion(
     return network
 
 
-def _signal(schedule: core.DiscreteVP, steps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma of integer network times, shaped to multiply a batch."""
-    signal = schedule((steps.double() + 1) / 1000)
+def _signal(schedule: core.DiscreteVP, steps: Tensor, like: Tensor) -> core.Signal:
+    """The signal of integer network times, shaped to multiply a batch."""
     shape = (-1, *(1,) * (like.ndim - 1))
-    return signal.alpha.to(like).view(shape), signal.sigma.to(like).view(shape)
+    return core.Signal(*(value.to(like).view(shape) for value in schedule((steps.double() + 1) / 1000)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 import core
 from apps.nowcast.data import load_windows
+from apps.nowcast.model import CuboidTransformerUNet
 from apps.nowcast.nowcaster import Nowcaster, load_codec, load_network
 from apps.nowcast.solvers import build_base
 from data_tools.cli import UserError
@@ -29,6 +31,21 @@ def test_shapes_follow_the_files(nowcaster: Nowcaster) -> None:
     latents = nowcaster.encode(torch.rand(2, 5, 32, 32))
     assert latents.shape == (2, 3, 5, 8, 8)
     assert nowcaster.decode(latents).shape == (2, 5, 32, 32)
+
+
+def test_the_configuration_says_what_the_network_predicts(nowcaster: Nowcaster) -> None:
+    network = CuboidTransformerUNet(replace(nowcaster.network.config, prediction="v"))
+    network.load_state_dict(nowcaster.network.state_dict())
+    of_v = Nowcaster(nowcaster.codec, network)
+    latents = torch.randn(2, 3, 7, 8, 8, generator=torch.Generator().manual_seed(2))
+    x, t = nowcaster.noise([3, 4]), torch.tensor(0.6, dtype=torch.float64)
+    alpha, sigma, d_alpha, d_sigma = (float(value) for value in nowcaster.schedule(t))
+    noise_velocity, v_velocity = nowcaster.field(latents)(x, t), of_v.field(latents)(x, t)
+    answer = (noise_velocity - d_alpha / alpha * x) / (d_sigma - d_alpha * sigma / alpha)  # what both networks say
+    expected = d_alpha * (alpha * x - sigma * answer) + d_sigma * (sigma * x + alpha * answer)
+    torch.testing.assert_close(v_velocity, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="expected a prediction of noise or v, got 'x0'"):
+        replace(network.config, prediction="x0")
 
 
 def test_frames_are_coded_one_by_one_in_their_order(nowcaster: Nowcaster) -> None:
