@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from core.alternating import train_alternating
 from core.charts import Chart, DataChart, NoiseChart, TimeChart
 from core.checkpoints import Card, load, save
 from core.fields import (
@@ -13,7 +14,20 @@ from core.fields import (
     VPredictionField,
 )
 from core.grids import GRIDS, build_grid
-from core.losses import MAE, MSE, EnsembleMean, FairCRPS, FeatureDistance, PerMember, Pooled, WeightedSum
+from core.losses import (
+    LPIPS,
+    MAE,
+    MSE,
+    Decoded,
+    EnsembleMean,
+    FairCRPS,
+    FeatureDistance,
+    PerMember,
+    Pooled,
+    WeightedSum,
+    latent_and_decoded,
+)
+from core.model_statistics import ModelStatistics, estimate_statistics, load_statistics, save_statistics
 from core.operators import (
     Corrected,
     Residual,
@@ -24,8 +38,24 @@ from core.operators import (
     spanlift,
 )
 from core.parametrizations import TARGETS, convert
+from core.path_supervision import PathLoss, PathTeacher, RunAlongPath
+from core.relaxation import Relaxation, train_relaxed
 from core.schedules import EDM, VP, Cosine, DiscreteVP, RectifiedFlow, Schedule, Signal
-from core.solvers import DDPM, IPNDM, SOLVERS, AdamsBashforth, Euler, Heun, build_solver
+from core.solvers import (
+    DDPM,
+    DEIS,
+    IPNDM,
+    RK4,
+    SOLVERS,
+    AdamsBashforth,
+    DPMSolver2,
+    DPMSolverPP,
+    Euler,
+    Heun,
+    Started,
+    UniPC,
+    build_solver,
+)
 from core.state import (
     Evaluation,
     Solver,
@@ -39,15 +69,18 @@ from core.state import (
     trajectory,
 )
 from core.supervision import Example, Supervision, Target, Teacher
-from core.training import rollout, train_solver
+from core.training import RunToEnd, rollout, train_solver
 
 __all__ = [
     "DDPM",
+    "DEIS",
     "EDM",
     "GRIDS",
     "IPNDM",
+    "LPIPS",
     "MAE",
     "MSE",
+    "RK4",
     "SOLVERS",
     "TARGETS",
     "VP",
@@ -56,7 +89,10 @@ __all__ = [
     "Chart",
     "Corrected",
     "Cosine",
+    "DPMSolver2",
+    "DPMSolverPP",
     "DataChart",
+    "Decoded",
     "DenoiserField",
     "DiscreteVP",
     "EnsembleMean",
@@ -69,39 +105,53 @@ __all__ = [
     "GuidedField",
     "Heun",
     "MixtureField",
+    "ModelStatistics",
     "NoiseChart",
     "NoisePredictionField",
+    "PathLoss",
+    "PathTeacher",
     "PerMember",
     "Pooled",
     "RectifiedFlow",
+    "Relaxation",
     "Residual",
     "ResidualConfig",
+    "RunAlongPath",
+    "RunToEnd",
     "ScalarConfig",
     "ScalarResidual",
     "Schedule",
     "Signal",
     "Solver",
     "SpanLiftResidual",
+    "Started",
     "State",
     "Supervision",
     "Target",
     "Teacher",
     "TimeChart",
+    "UniPC",
     "VPredictionField",
     "VelocityField",
     "WeightedSum",
     "build_grid",
     "build_solver",
     "convert",
+    "estimate_statistics",
     "evaluate",
     "integrate",
+    "latent_and_decoded",
     "load",
+    "load_statistics",
     "nfe_of",
     "observe",
     "push",
     "rollout",
     "save",
+    "save_statistics",
     "spanlift",
+    "train_alternating",
+    "train_relaxed",
     "train_solver",
     "trajectory",
 ]

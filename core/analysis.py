@@ -1,10 +1,15 @@
-"""What a correction does: its part outside the span of the buffered slopes, its size, orders of convergence
-(SpanLift, 3.1, 5.3)."""
+"""What a step can reach and what a correction does: parts inside and outside the span of the buffered slopes, the local
+floor of scalar updates, relative magnitudes, orders of convergence (SpanLift, 3.1, 5.3).
+
+An update is a change of x in the chart of a solver: the next state less the state carried along unchanged,
+`keep` * x, which is x itself in the time chart. There a scalar update is a combination of the buffered slopes.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,7 +17,7 @@ from torch import Tensor
 
 from core.operators.corrected import Corrected
 from core.operators.scaling import chart_of, move
-from core.state import Solver, VelocityField, integrate, trajectory
+from core.state import Solver, VelocityField, integrate, plan, trajectory
 
 
 class Split(NamedTuple):
@@ -63,6 +68,82 @@ def relative_magnitude(residual: Tensor, base: Tensor, chord: Tensor) -> Tensor:
     4)."""
     numerator = without_chord(residual, chord).flatten(1).norm(dim=1)
     return numerator / without_chord(base, chord).flatten(1).norm(dim=1)
+
+
+Flow = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x (B, *space), t (), t_next ()) -> the exact state at t_next, e.g. `MixtureField.flow` or a `Refined` one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """The flow of a field by many small steps: the one-step restriction of a teacher.
+
+    Attributes:
+        field: dx/dt.
+        solver: takes the small steps, e.g. Heun's method.
+        steps: how many of them replace a step.
+        rho: they are even in t^(1/rho), so that they shrink towards t = 0 as a Karras grid does; 1 makes them even.
+    """
+
+    field: VelocityField
+    solver: Solver
+    steps: int = 32
+    rho: float = 7.0
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        part = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64, device=t.device)
+        root = t ** (1 / self.rho)
+        grid = (root + part * (t_next ** (1 / self.rho) - root)) ** self.rho
+        return integrate(self.field, self.solver, x, torch.cat([t[None], grid[1:-1], t_next[None]])).x
+
+
+class LocalFloor(NamedTuple):
+    """One step from a solver's own state, against the exact continuation from there (SpanLift, equations 6 to 8).
+
+    Norms over each sample, (B,). With Delta* the exact update, U the solver's, P the projection on the span of the
+    buffered slopes:
+
+    Attributes:
+        step: index of the step.
+        target: |Delta*|.
+        inside: |P U - P Delta*|, what better coefficients could mend.
+        floor: |Delta* - P Delta*|, which no combination of these slopes goes below.
+        mismatch: |U - Delta*|; for U in the span its square is inside^2 + floor^2, and it is never below the floor.
+    """
+
+    step: int
+    target: Tensor
+    inside: Tensor
+    floor: Tensor
+    mismatch: Tensor
+
+
+@torch.no_grad()
+def local_floors(field: VelocityField, solver: Solver, x_T: Tensor, grid: Tensor, flow: Flow) -> list[LocalFloor]:
+    """Every step of a solver's rollout against the exact one-step target from the state it starts from.
+
+    Args:
+        field: frozen velocity field.
+        solver: any; a `Corrected` one is bound to its condition where it needs one. Its update may leave the span.
+        x_T: (B, *space) at grid[0].
+        grid: (steps + 1,).
+        flow: the exact continuation of a state.
+    """
+    solver = plan(solver, grid)
+    chart = chart_of(solver.solver if isinstance(solver, Corrected) else solver)
+    rows = []
+    before = None
+    for after in trajectory(field, solver, x_T, grid):
+        if before is not None:
+            carried = move(chart, before.t, after.t).keep * before.x
+            target, update = flow(before.x, before.t, after.t) - carried, after.x - carried
+            slopes = [chart.slope(evaluation) for evaluation in after.buffer]
+            wanted, taken = project(target, slopes), project(update, slopes)
+            parts = (target, taken.inside - wanted.inside, wanted.outside, update - target)
+            rows.append(LocalFloor(before.step, *(part.flatten(1).norm(dim=1) for part in parts)))
+        before = after
+    return rows
 
 
 class StepAnalysis(NamedTuple):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from core.parametrizations import convert
@@ -64,7 +65,7 @@ class TimeChart:
         return evaluation.velocity
 
     def move(self, x: Tensor, t: Tensor, t_next: Tensor, slope: Tensor) -> Tensor:
-        return x + (t_next - t) * slope
+        return torch.addcmul(x, slope, t_next - t)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +94,13 @@ class NoiseChart:
             ValueError: there is no data in x: alpha = 0.
         """
         here, there = self.schedule(t), self.schedule(t_next)
-        if here.alpha < SMALLEST_ALPHA:
+        if bool((here.alpha < SMALLEST_ALPHA).any()):
             raise ValueError(
-                f"expected alpha > 0 at the start of a step in the noise chart, got 0 at t = {float(t)}; "
+                f"expected alpha > 0 at the start of a step in the noise chart, got 0 at t = {float(t.max())}; "
                 "start the grid below or work in the data or the time chart"
             )
         scale = there.alpha / here.alpha
-        return scale * x + (there.sigma - here.sigma * scale) * slope
+        return (scale * x).addcmul_(slope, there.sigma - here.sigma * scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,4 +126,4 @@ class DataChart:
         """x' = (sigma'/sigma) x + (alpha' - alpha sigma'/sigma) data."""
         here, there = self.schedule(t), self.schedule(t_next)
         scale = there.sigma / here.sigma
-        return scale * x + (there.alpha - here.alpha * scale) * slope
+        return (scale * x).addcmul_(slope, there.alpha - here.alpha * scale)

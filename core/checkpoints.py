@@ -1,5 +1,5 @@
-"""Our checkpoints of learned solvers: one safetensors file, its metadata a JSON card; and a reader of foreign state
-dicts.
+"""Our checkpoints of learned solvers: one safetensors file, its metadata a JSON card; and, from
+`core.foreign`, the readers of others.
 
 The file holds the learned parameters as tensors, and as JSON everything else it takes to sample: base solver, grid,
 operator, identity of the frozen field, supervision, loss, metrics. Reading it runs no code of the file's.
@@ -8,9 +8,6 @@ operator, identity of the frozen field, supervision, loss, metrics. Reading it r
 from __future__ import annotations
 
 import json
-import pickletools
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +19,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.fitting import write_atomically
+from core.foreign import read_foreign_pickle, read_foreign_state_dict
 from core.operators.corrected import Corrected
 from core.operators.residual import SpanLiftResidual
 from core.operators.scalar import ScalarResidual
 from core.operators.scaling import chart_of
+from core.solvers.learned import LEARNED, Learned
 from core.specifications import from_specification, to_specification
 from core.state import Solver
+
+__all__ = ["Card", "load", "read_foreign_pickle", "read_foreign_state_dict", "save"]
 
 FORMAT = "spanlift-solver"
 VERSION = 1
@@ -181,10 +182,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header, tensors
 
 
-def _describe(solver: nn.Module) -> dict[str, Any]:
+def _describe(solver: Solver | nn.Module) -> dict[str, Any]:
+    """A solver's written form: type and configuration; its learned numbers are tensors of the file."""
+    if isinstance(solver, Learned):
+        return {"type": solver.kind, "config": to_specification(solver.config)}
     if isinstance(solver, Corrected):
         residual = solver.residual
-        base = to_specification(solver.solver)
+        base = _describe(solver.solver) if isinstance(solver.solver, nn.Module) else to_specification(solver.solver)
         if isinstance(residual, SpanLiftResidual | ScalarResidual):
             # null stands for the chart of the base and the schedule of the chart: tables of betas are long
             own_chart = None if residual.chart == chart_of(solver.solver) else to_specification(residual.chart)
@@ -194,88 +198,23 @@ def _describe(solver: nn.Module) -> dict[str, Any]:
             known = getattr(residual.chart, "schedule", None) == residual.schedule
             return {"type": "spanlift", **described, "schedule": None if known else to_specification(residual.schedule)}
     raise ValueError(
-        f"expected a Corrected solver with an operator of core.operators, got {type(solver).__name__}; "
+        f"expected a learned solver of core or a Corrected one, got {type(solver).__name__}; "
         "save the unbound solver that was trained"
     )
 
 
-def _rebuild(specification: Mapping[str, Any]) -> Corrected:
-    kind = specification.get("type")
+def _rebuild(specification: Mapping[str, Any]) -> Learned | Corrected:
+    kind = specification.get("type", "")
+    if kind in LEARNED:
+        return LEARNED[kind](from_specification(specification.get("config")))
     if kind not in ("spanlift", "scalar"):
-        raise ValueError(f"expected a solver of type spanlift or scalar, got {kind!r}; use the release that wrote it")
-    base, config, chart = (from_specification(specification.get(name)) for name in ("base", "config", "chart"))
+        known = ", ".join(("spanlift", "scalar", *LEARNED))
+        raise ValueError(f"expected a solver of type {known}, got {kind!r}; use the release that wrote it")
+    written = specification.get("base")
+    learned = isinstance(written, Mapping) and written.get("type") in LEARNED
+    base = _rebuild(written) if learned else from_specification(written)  # type: ignore[arg-type]
+    config, chart = (from_specification(specification.get(name)) for name in ("config", "chart"))
     chart = chart_of(base) if chart is None else chart
     if kind == "spanlift":
         return Corrected(base, SpanLiftResidual(config, chart, from_specification(specification.get("schedule"))))
     return Corrected(base, ScalarResidual(config, chart))
-
-
-def read_foreign_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of somebody else's checkpoint, by name: safetensors, or a torch file that asks for nothing but tensors.
-
-    No code of the file runs: a pickle that names any function or class outside torch's own list of harmless ones is
-    refused, with the name. A state dict nested under "state_dict", "model" or "module" is found there.
-
-    Raises:
-        ValueError: not such a file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"expected a checkpoint, got no file {path}; correct the path")
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except SafetensorError as error:
-            raise ValueError(
-                f"expected safetensors, got {path}, truncated or foreign ({error}); get it again"
-            ) from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of pickle protocols that the restricted reader knows in part: it refuses them
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file can make the reader fail anywhere
-        asked = _foreign_globals(path)
-        if asked:
-            raise ValueError(
-                f"expected tensors alone, got {path}, which asks for {', '.join(asked)}; "
-                "convert it where its code is at home and can be trusted"
-            ) from error
-        raise ValueError(f"expected a torch checkpoint, got {path}, truncated or foreign; get it again") from error
-    for name in ("state_dict", "model", "module"):
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(
-            f"expected a mapping of names to tensors in {path}, got {type(content).__name__} with other things; "
-            "save the state_dict alone"
-        )
-    return dict(content)
-
-
-def _foreign_globals(path: Path) -> list[str]:
-    """Functions and classes that a pickle names besides torch's own, read from its opcodes; nothing is called."""
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                content = next(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
-        else:
-            content = path.read_bytes()
-    except (OSError, zipfile.BadZipFile, StopIteration):
-        return []
-    found: list[str] = []
-    words: list[str] = []
-    try:
-        for opcode, argument, _ in pickletools.genops(content):
-            if opcode.name == "GLOBAL":
-                found.append(str(argument).replace(" ", "."))
-            elif opcode.name == "STACK_GLOBAL":
-                found.append(".".join(words[-2:]))
-            elif isinstance(argument, str):
-                words.append(argument)
-    except ValueError:
-        pass  # not a pickle to its end: what came before counts
-    harmless = ("torch.", "collections.OrderedDict")
-    return [name for name in dict.fromkeys(found) if not name.startswith(harmless)]

@@ -57,7 +57,7 @@ class DenoiserField(ScheduledField):
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         data = self.denoiser(x, t.to(x)).to(x.dtype)
-        return convert(data, x, self.schedule(t), "data", "velocity")
+        return (x - data).mul_(t.reciprocal())
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,12 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from core.distributed import Alone, Fabric, average_gradients, equalise, mean_of
 
 Loss = Callable[[int], tuple[Tensor, Mapping[str, float | Tensor]]]
 """iteration -> (scalar to minimise, what to log beside it)."""
@@ -66,6 +68,15 @@ class FitConfig:
             return self.learning_rate * (0.1 + 0.9 * iteration / rise)
         progress = (iteration - rise) / max(1, self.iterations - rise)
         return self.learning_rate * (self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+@runtime_checkable
+class Constrained(Protocol):
+    """A module, or a part of one, whose values must stay in a set."""
+
+    def constrain(self) -> None:
+        """Put them back; called after each optimiser step."""
+        ...
 
 
 class Average:
@@ -120,23 +131,29 @@ def fit(
     identity: Mapping[str, Any] | None = None,
     report: Callable[[int, Mapping[str, float]], None] | None = None,
     autocast: Literal["float32", "bfloat16"] = "float32",
+    fabric: Fabric | None = None,
 ) -> nn.Module:
     """Minimise `loss` over the trainable parameters of `module`, in place; resumes from `directory` where it holds a
     run.
 
     Args:
-        module: its parameters with `requires_grad` are fitted; it ends with the average where `ema_decay` > 0.
+        module: its parameters with `requires_grad` are fitted; it ends with the average where `ema_decay` > 0. Parts
+            of it that are `Constrained` are put back after each step.
         loss: see `Loss`. It must depend on the iteration number and the module alone.
         config: see `FitConfig`.
         directory: holds `checkpoint.pt` and `log.jsonl`.
         identity: what the run is (model sizes, data hash, seed); a checkpoint of another identity is refused.
         report: called with (iteration, logged values) after each iteration, to draw progress.
-        autocast: network precision; parameters and the optimiser stay in float32.
+        autocast: precision of the whole loss where it may be low; parameters and the optimiser stay in float32.
+        fabric: processes that run this together, see core.distributed; None is this one alone. Losses and gradients
+            are averaged over them; `directory` is one that all of them see, and process 0 alone writes to it.
 
     Raises:
         ValueError: the folder holds a run of another configuration.
         FloatingPointError: the loss is not finite.
     """
+    fabric = fabric or Alone()
+    first = fabric.global_rank == 0
     directory.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -146,28 +163,41 @@ def fit(
     run = {"config": asdict(config), "identity": dict(identity or {})}
     run = json.loads(json.dumps(run, default=str))
     start = _resume(directory / "checkpoint.pt", run, module, optimizer, average)
+    fabric.barrier()  # all have read what process 0 will replace
+    if first:
+        _truncate_log(directory / "log.jsonl", start)
+    if start == 0:
+        equalise(module, fabric)
     device = parameters[0].device
+    constrained = [part for part in module.modules() if isinstance(part, Constrained)]
     for iteration in range(start, config.iterations):
         for group in optimizer.param_groups:
             group["lr"] = config.rate(iteration)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast == "bfloat16"):
             value, logged = loss(iteration)
-        if not torch.isfinite(value):
+        values = mean_of({"loss": value.item(), **{k: float(v) for k, v in logged.items()}}, fabric)
+        if not math.isfinite(values["loss"]):
             raise FloatingPointError(
-                f"expected a finite loss, got {value.item()} at iteration {iteration}; lower the learning rate"
+                f"expected a finite loss, got {values['loss']} at iteration {iteration}; lower the learning rate"
             )
         optimizer.zero_grad(set_to_none=True)
         value.backward()
+        average_gradients(parameters, fabric)
         norm = nn.utils.clip_grad_norm_(parameters, config.clip)
         optimizer.step()
+        for part in constrained:
+            part.constrain()
         if average is not None:
             average.update(module)
-        values = {"loss": value.item(), "gradient_norm": float(norm), **{k: float(v) for k, v in logged.items()}}
-        _log(directory / "log.jsonl", iteration, values, config)
-        if report is not None:
+        values = {"loss": values.pop("loss"), "gradient_norm": float(norm), **values}
+        if first:
+            _log(directory / "log.jsonl", iteration, values, config)
+        if first and report is not None:
             report(iteration, values)
-        if (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == config.iterations:
+        due = (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == config.iterations
+        if first and due:
             _save(directory / "checkpoint.pt", run, iteration + 1, module, optimizer, average)
+    fabric.barrier()  # all see the finished run
     if average is not None:
         average.copy_to(module)
     return module
@@ -191,7 +221,6 @@ def _save(path: Path, run: dict, iteration: int, module: nn.Module, optimizer: A
 
 def _resume(path: Path, run: dict, module: nn.Module, optimizer: Any, average: Average | None) -> int:
     if not path.exists():
-        path.with_name("log.jsonl").unlink(missing_ok=True)
         return 0
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -209,7 +238,6 @@ def _resume(path: Path, run: dict, module: nn.Module, optimizer: Any, average: A
         average.updates = content["average"]["updates"]
         for name, value in content["average"]["values"].items():
             average.values[name].copy_(value)
-    _truncate_log(path.with_name("log.jsonl"), content["iteration"])
     return content["iteration"]
 
 
@@ -222,6 +250,9 @@ def _log(path: Path, iteration: int, values: Mapping[str, float], config: FitCon
 def _truncate_log(path: Path, iteration: int) -> None:
     """Drop the lines that the killed run wrote after its last checkpoint, the last of them maybe torn."""
     if not path.exists():
+        return
+    if iteration == 0:
+        path.unlink()
         return
     kept = []
     for line in path.read_text().splitlines():

@@ -7,7 +7,7 @@ Single-member ones take two tensors of one shape (B, ...). Those of an ensemble 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -15,9 +15,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Features = Callable[[Tensor], Sequence[Tensor]]
-"""A frozen net: images (B, C, H, W) -> feature maps (B, C_l, H_l, W_l), one a layer; (B, C_l) where there is no
-space."""
+from core.perceptual import LPIPS, Decoded, FeatureDistance, Features, same_shape, unit_length
+
+__all__ = [
+    "LPIPS",
+    "MAE",
+    "MSE",
+    "Decoded",
+    "Distance",
+    "EnsembleMean",
+    "FairCRPS",
+    "FeatureDistance",
+    "Features",
+    "PerMember",
+    "Pooled",
+    "WeightedSum",
+    "latent_and_decoded",
+    "pool",
+    "unit_length",
+]
 
 
 class Distance(Protocol):
@@ -29,14 +45,6 @@ class Distance(Protocol):
     def __call__(self, prediction: Tensor, reference: Tensor) -> Tensor: ...
 
 
-def _same_shape(prediction: Tensor, reference: Tensor) -> None:
-    if prediction.shape != reference.shape:
-        raise ValueError(
-            f"expected a prediction of the reference's shape {tuple(reference.shape)}, got {tuple(prediction.shape)}; "
-            "use PerMember or FairCRPS for members (B, M, ...)"
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class MSE:
     """Mean squared error over all elements."""
@@ -46,7 +54,7 @@ class MSE:
         return "mse"
 
     def __call__(self, prediction: Tensor, reference: Tensor) -> Tensor:
-        _same_shape(prediction, reference)
+        same_shape(prediction, reference)
         return F.mse_loss(prediction, reference)
 
 
@@ -59,64 +67,8 @@ class MAE:
         return "mae"
 
     def __call__(self, prediction: Tensor, reference: Tensor) -> Tensor:
-        _same_shape(prediction, reference)
+        same_shape(prediction, reference)
         return F.l1_loss(prediction, reference)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FeatureDistance:
-    """Distance of a frozen net's features, mean over positions and samples, weighted over layers.
-
-    Normalised, each position's feature vector is brought to length one before the squared difference is summed over
-    channels, as LPIPS does: texture counts and amplitude does not. Plain, the squared difference is averaged over
-    channels as it is: amplitude counts too.
-
-    Attributes:
-        features: the frozen net; its parameters must not require gradients.
-        label: what to call it in the checkpoint.
-        weights: one a layer; () weighs all the same, with sum one.
-        normalised: see above.
-        as_images: (B, ...) fields to the net's input (B', C, H, W), e.g. frames to single images; None gives them as
-            they are.
-    """
-
-    features: Features
-    label: str
-    weights: tuple[float, ...] = ()
-    normalised: bool = True
-    as_images: Callable[[Tensor], Tensor] | None = None
-
-    @property
-    def name(self) -> str:
-        kind = "normalised" if self.normalised else "plain"
-        weights = "" if not self.weights else f",weights={list(self.weights)}"
-        return f"features({self.label},{kind}{weights})"
-
-    def __call__(self, prediction: Tensor, reference: Tensor) -> Tensor:
-        _same_shape(prediction, reference)
-        if self.as_images is not None:
-            prediction, reference = self.as_images(prediction), self.as_images(reference)
-        with torch.no_grad():
-            expected = self.features(reference)
-        got = self.features(prediction)
-        weights = self.weights or (1 / len(expected),) * len(expected)
-        if len(weights) != len(expected):
-            raise ValueError(
-                f"expected {len(expected)} layer weights for {self.label}, got {len(weights)}; give one a layer"
-            )
-        terms = [w * self._layer(a, b) for w, a, b in zip(weights, got, expected, strict=True)]
-        return torch.stack(terms).sum()
-
-    def _layer(self, a: Tensor, b: Tensor) -> Tensor:
-        if not self.normalised:
-            return (a - b).square().mean()
-        return (unit_length(a) - unit_length(b)).square().sum(1).mean()
-
-
-def unit_length(features: Tensor, floor: float = 1e-6) -> Tensor:
-    """Feature vectors (B, C, ...) divided by their length over channels; the floor keeps zero vectors and their
-    gradient."""
-    return features / (features.square().sum(1, keepdim=True) + floor**2).sqrt()
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,3 +184,18 @@ class WeightedSum:
 
     def __call__(self, prediction: Tensor, reference: Tensor) -> Tensor:
         return torch.stack([weight * distance(prediction, reference) for weight, distance in self.terms]).sum()
+
+
+def latent_and_decoded(
+    weight: float, decoder: Callable[[Tensor], Tensor], features: Features, label: str, normalised: bool = False
+) -> WeightedSum:
+    """MSE of latents + weight * feature distance of what is decoded from them (SpanLift, arXiv 2606.08672, eq. 16).
+
+    There the features are DINOv2's; the weight is not stated.
+
+    Args:
+        weight: lambda.
+        decoder: frozen; latents (B, ...) to images (B, C, H, W).
+        features, label, normalised: see `FeatureDistance`.
+    """
+    return WeightedSum(((1.0, MSE()), (weight, Decoded(FeatureDistance(features, label, (), normalised), decoder))))

@@ -41,6 +41,16 @@ def mixture_of(target: Target, signal: Signal) -> tuple[Tensor, Tensor]:
     raise ValueError(f"expected one of {', '.join(TARGETS)}, got {target!r}; name what the network predicts")
 
 
+def coefficients(signal: Signal, source: Target, target: Target) -> tuple[Tensor, Tensor]:
+    """(a, b) of target = a * source + b * x, of the shape of the signal."""
+    p, q = mixture_of(source, signal)
+    p_target, q_target = mixture_of(target, signal)
+    determinant = p * signal.sigma - q * signal.alpha
+    of_value = (p_target * signal.sigma - q_target * signal.alpha) / determinant
+    of_x = (p * q_target - q * p_target) / determinant
+    return of_value, of_x
+
+
 def convert(value: Tensor, x: Tensor, signal: Signal, source: Target, target: Target) -> Tensor:
     """The `target` that belongs to the state x (B, *space) where the `source` is `value` (B, *space).
 
@@ -48,9 +58,5 @@ def convert(value: Tensor, x: Tensor, signal: Signal, source: Target, target: Ta
     """
     if source == target:
         return value
-    p, q = mixture_of(source, signal)
-    p_target, q_target = mixture_of(target, signal)
-    determinant = p * signal.sigma - q * signal.alpha
-    of_value = (p_target * signal.sigma - q_target * signal.alpha) / determinant
-    of_x = (p * q_target - q * p_target) / determinant
+    of_value, of_x = coefficients(signal, source, target)
     return of_value * value + of_x * x

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core import charts, schedules, solvers
+from core import charts, model_statistics, schedules, solvers
 from core.operators.residual import ResidualConfig
 from core.operators.scalar import ScalarConfig
+from core.solvers.learned import CONFIGS
 
 
 def _frozen_dataclasses(*modules: Any) -> dict[str, type]:
@@ -22,7 +23,8 @@ def _frozen_dataclasses(*modules: Any) -> dict[str, type]:
 
 
 KNOWN = {
-    **_frozen_dataclasses(schedules, charts, solvers),
+    **_frozen_dataclasses(schedules, charts, solvers, model_statistics),
+    **{config.__name__: config for config in CONFIGS.values()},
     ResidualConfig.__name__: ResidualConfig,
     ScalarConfig.__name__: ScalarConfig,
 }

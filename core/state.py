@@ -8,13 +8,14 @@ synchronisation.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from core.parametrizations import convert
 
 
 class VelocityField(Protocol):
@@ -63,6 +64,15 @@ class State:
     step: int
     buffer: tuple[Evaluation, ...]
     nfe: int
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """A solver that needs the whole grid: its number of steps, tables over it, the grid of its training."""
+
+    def plan(self, grid: Tensor) -> Solver:
+        """The solver for this grid (N + 1,), float64; raises ValueError where it does not fit the grid."""
+        ...
 
 
 class Solver(Protocol):
@@ -121,7 +131,7 @@ def trajectory(field: VelocityField, solver: Solver, x_T: Tensor, grid: Tensor, 
 
     Args:
         field: dx/dt.
-        solver: takes the steps.
+        solver: takes the steps; one that is `Planned` is shown the grid first.
         x_T: (B, *space), the state at grid[0], already of its scale (unit noise times sigma). Half precision is
             promoted.
         grid: (N+1,) strictly descending times in the field's clock.
@@ -133,15 +143,58 @@ def trajectory(field: VelocityField, solver: Solver, x_T: Tensor, grid: Tensor, 
     """
     times = _checked_grid(grid)
     x = _checked_state(x_T)
+    solver = plan(solver, grid)
     state = State(x=x, t=times[0], step=0, buffer=(), nfe=0)
     if afs:
         state = State(x=x, t=times[0], step=0, buffer=(_analytic(field, x, times[0]),), nfe=0)
     return _steps(field, solver, state, times)
 
 
-def integrate(field: VelocityField, solver: Solver, x_T: Tensor, grid: Tensor, afs: bool = False) -> State:
-    """The last state of `trajectory`: `.x` is the endpoint, `.nfe` the network calls per sample."""
-    return deque(trajectory(field, solver, x_T, grid, afs), maxlen=1).pop()
+def integrate(
+    field: VelocityField, solver: Solver, x_T: Tensor, grid: Tensor, afs: bool = False, denoise: bool = False
+) -> State:
+    """The last state of `trajectory`: `.x` is the endpoint, `.nfe` the network calls per sample.
+
+    Args:
+        field, solver, x_T, grid, afs: see `trajectory`.
+        denoise: end with the data that the field, which then needs a `schedule`, predicts from the last state, in place
+            of that state; one more evaluation ("denoise to zero").
+
+    Raises:
+        ValueError: see `trajectory`; `denoise` of a field without a schedule, or where the noise is gone.
+        FloatingPointError: the endpoint is not finite; it says at which step that began.
+    """
+    sums, state = [], None
+    for state in trajectory(field, solver, x_T, grid, afs):
+        sums.append(state.x.detach().sum())  # read at the end alone: no step waits for an accelerator
+    assert state is not None
+    if denoise:
+        state = _denoised(field, state)
+        sums.append(state.x.detach().sum())
+    if not torch.isfinite(sums[-1]):
+        _tell_where(torch.stack(sums), state.x, grid)
+    return state
+
+
+def plan(solver: Solver, grid: Tensor) -> Solver:
+    """The solver as it is for this grid; most do not depend on it."""
+    return solver.plan(grid.detach().double()) if isinstance(solver, Planned) else solver
+
+
+def _tell_where(sums: Tensor, x: Tensor, grid: Tensor) -> None:
+    """Raise FloatingPointError for the first state that is not finite; a sum alone may overflow."""
+    if bool(torch.isfinite(x).all()):
+        return
+    step = int((~torch.isfinite(sums)).nonzero()[0])
+    if step == len(grid):
+        where = f"in the denoised state, from t = {float(grid[-1]):g}"
+    elif step:
+        where = f"after step {step} of {len(grid) - 1}, from t = {float(grid[step - 1]):g}"
+    else:
+        where = "in x_T"
+    raise FloatingPointError(
+        f"expected finite states, got NaN or infinity {where}; check the network there, its precision and the grid"
+    )
 
 
 def _steps(field: VelocityField, solver: Solver, state: State, times: tuple[Tensor, ...]) -> Iterator[State]:
@@ -158,6 +211,25 @@ def _analytic(field: VelocityField, x: Tensor, t: Tensor) -> Evaluation:
             "use a field of core.fields or afs=False"
         )
     return evaluate(field.analytic_velocity, x, t)
+
+
+def _denoised(field: VelocityField, state: State) -> State:
+    """The state moved to t = 0 as the predicted data."""
+    schedule = getattr(field, "schedule", None)
+    if schedule is None:
+        raise ValueError(
+            f"expected a field with a schedule for denoise=True, got {type(field).__name__}; use one of core.fields "
+            "or denoise=False"
+        )
+    signal = schedule(state.t)
+    if not signal.sigma > 0:
+        raise ValueError(
+            f"expected noise in the last state for denoise=True, got none at t = {float(state.t):g}; end the grid "
+            "above or use denoise=False"
+        )
+    evaluation, calls = observe(field, state)
+    data = convert(evaluation.velocity, state.x, signal, "velocity", "data")
+    return replace(state, x=data, t=torch.zeros_like(state.t), nfe=state.nfe + calls)
 
 
 def _checked_state(x: Tensor) -> Tensor:

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from core.fitting import write_atomically
+from core.endpoint_store import EndpointStore
 from core.specifications import to_specification
 from core.state import Solver, VelocityField, integrate
 
@@ -63,10 +61,9 @@ Start = Callable[[Sequence[str]], tuple[VelocityField, Tensor]]
 
 
 class Teacher:
-    """Endpoints of many-step rollouts, computed once and kept in `directory`.
+    """Endpoints of many-step rollouts, computed once and kept in `directory`, a Zarr store (core.endpoint_store).
 
-    Each batch becomes one shard, written beside its final name and renamed, so that a killed run leaves whole shards
-    only and the next one computes what is missing.
+    A killed run loses the batch it was computing; the next one computes what is missing.
 
     Args:
         solver: the teacher's solver.
@@ -87,43 +84,14 @@ class Teacher:
         self.identity = json.loads(
             json.dumps({"solver": to_specification(solver), "grid": grid.double().tolist(), "of": identity})
         )
-        self._check_folder()
-        self._shards: dict[str, tuple[Path, int]] = {}
-        for path in sorted(self.directory.glob("*.safetensors")):
-            self._read_index(path)
+        self._store = EndpointStore(self.directory, self.identity)
 
-    def _check_folder(self) -> None:
-        card = self.directory / "teacher.json"
-        if not card.exists():
-            if self.directory.is_dir() and any(self.directory.glob("*.safetensors")):
-                raise ValueError(f"expected {card} beside the shards, got none; choose another folder for the cache")
-            text = json.dumps(self.identity, indent=1)
-            write_atomically(card, lambda temporary: temporary.write_text(text))
-            return
-        try:
-            found = json.loads(card.read_text())
-        except ValueError as error:
-            raise ValueError(f"expected a teacher's identity in {card}, got no JSON; remove the folder") from error
-        different = sorted(key for key in {*found, *self.identity} if found.get(key) != self.identity.get(key))
-        if different:
-            raise ValueError(
-                f"expected rollouts of this teacher in {self.directory}, got another's "
-                f"(different: {', '.join(different)}); choose another folder or remove it"
-            )
-
-    def _read_index(self, path: Path) -> None:
-        try:
-            with safe_open(path, framework="pt") as shard:
-                keys = json.loads((shard.metadata() or {})["keys"])
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"expected a shard of teacher endpoints, got {path} ({error}); remove that file"
-            ) from error
-        self._shards.update({key: (path, row) for row, key in enumerate(keys)})
+    def _rollout(self, field: VelocityField, x_T: Tensor) -> Tensor:
+        return integrate(field, self.solver, x_T, self.grid).x
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Those of `keys` that are not in the cache yet, once each, in their order."""
-        return [key for key in dict.fromkeys(keys) if key not in self._shards]
+        return [key for key in dict.fromkeys(keys) if key not in self._store]
 
     def fill(
         self,
@@ -138,7 +106,7 @@ class Teacher:
         Args:
             keys: names of (condition, seed) pairs.
             start: gives field and x_T for a batch of keys.
-            batch: keys a rollout, and a shard.
+            batch: keys a rollout.
             report: called with (endpoints done, endpoints to do) after each batch.
 
         Returns:
@@ -149,35 +117,26 @@ class Teacher:
             chunk = todo[first : first + batch]
             with torch.no_grad():
                 field, x_T = start(chunk)
-                endpoint = integrate(field, self.solver, x_T, self.grid).x.detach().cpu().contiguous()
+                endpoint = self._rollout(field, x_T).detach().cpu().contiguous()
             if len(endpoint) != len(chunk):
                 raise ValueError(f"expected {len(chunk)} states, one a key, got {len(endpoint)}; check `start`")
-            self._write(chunk, endpoint)
+            if first == 0:
+                self._store.reserve(len(todo), endpoint[0])
+            self._store.append(chunk, endpoint)
             if report is not None:
                 report(first + len(chunk), len(todo))
         return len(todo)
-
-    def _write(self, keys: Sequence[str], endpoint: Tensor) -> None:
-        listing = json.dumps(list(keys))
-        path = self.directory / f"{hashlib.sha256(listing.encode()).hexdigest()[:24]}.safetensors"
-        write_atomically(path, lambda temporary: save_file({"endpoint": endpoint}, temporary, {"keys": listing}))
-        self._shards.update({key: (path, row) for row, key in enumerate(keys)})
 
     def endpoints(self, keys: Sequence[str]) -> Tensor:
         """Endpoints of these keys, (len(keys), C, *space), in their order.
 
         Raises:
-            ValueError: a key was never computed.
+            ValueError: a key was never computed, or its endpoint is damaged.
         """
         lost = self.missing(keys)
         if lost:
             raise ValueError(f"expected every key in {self.directory}, got none for {lost[0]!r}; call fill first")
-        rows = []
-        for key in keys:
-            path, row = self._shards[key]
-            with safe_open(path, framework="pt") as shard:
-                rows.append(shard.get_slice("endpoint")[row : row + 1])
-        return torch.cat(rows)
+        return self._store.read(keys)
 
 
 def draw(keys: Sequence[str], batch: int, iteration: int, seed: int) -> list[str]:

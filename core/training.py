@@ -3,71 +3,38 @@ equation 4)."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from core.distributed import Alone, Fabric, share
 from core.fitting import FitConfig, fit
-from core.operators.corrected import Corrected, Residual
-from core.state import Solver, State, VelocityField, integrate, nfe_of
+from core.frozen import check_frozen, fingerprint
+from core.rematerialisation import LowPrecision, Rematerialised, bound_to, rematerialised
+from core.state import Solver, VelocityField, integrate
 from core.supervision import Example
 
 Grid = Tensor | Callable[[int], Tensor]
 """A grid, or iteration -> grid, e.g. of a random number of steps."""
 EndpointLoss = Callable[[Tensor, Example], Tensor]
 """(student's endpoint, example) -> scalar to minimise."""
+Run = Callable[[Solver, VelocityField, Example, Tensor], Tensor]
+"""(solver, field, example, grid) -> what the loss compares, with gradients; `run_to_end`, or core.path_supervision."""
 
 
-@dataclass(frozen=True, eq=False)
-class Rematerialised:
-    """A field whose evaluations keep only their input for the backward pass and are computed again there.
-
-    The memory of a rollout's gradient is then that of one evaluation, and a few states a step. The gradient is the
-    same: the field must give the same value twice, so its network is in eval mode.
-    """
-
-    field: VelocityField
-
-    @property
-    def evaluations_per_call(self) -> int:
-        return nfe_of(self.field)
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        if not (torch.is_grad_enabled() and x.requires_grad):
-            return self.field(x, t)
-        return _recomputed(self.field, x, t)
-
-
-@dataclass(frozen=True, eq=False)
-class RematerialisedResidual:
-    """The same for a residual, which is cheap to compute twice and of many channels."""
-
-    residual: Residual
-
-    @property
-    def memory(self) -> int:
-        return getattr(self.residual, "memory", 1)
-
-    def __call__(self, state: State, proposal: State) -> Tensor:
-        return (
-            _recomputed(self.residual, state, proposal) if torch.is_grad_enabled() else self.residual(state, proposal)
-        )
-
-
-def _recomputed(function: Callable[..., Tensor], *inputs: Tensor | State) -> Tensor:
-    result = checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
-    assert isinstance(result, Tensor)
-    return result
-
-
-def rollout(solver: Solver, field: VelocityField, x_T: Tensor, grid: Tensor, condition: Tensor | None = None) -> Tensor:
-    """Endpoint of `solver`, with gradients to its parameters and to x_T, field and residual rematerialised.
+def rollout(
+    solver: Solver,
+    field: VelocityField,
+    x_T: Tensor,
+    grid: Tensor,
+    condition: Tensor | None = None,
+    afs: bool = False,
+    rematerialise: bool = True,
+) -> Tensor:
+    """Endpoint of `solver`, with gradients to its parameters and to x_T.
 
     Args:
         solver: bound to the condition where it has `bind`.
@@ -75,12 +42,33 @@ def rollout(solver: Solver, field: VelocityField, x_T: Tensor, grid: Tensor, con
         x_T: (B, C, *space) at grid[0].
         grid: (steps + 1,) descending.
         condition: what to bind the solver to; None binds nothing.
+        afs: analytic first step, see `core.integrate`.
+        rematerialise: compute evaluations of field and residual again in the backward pass, so that memory does not
+            grow with their number; the gradient is the same, a third more is computed.
     """
-    bind = getattr(solver, "bind", None)
-    bound = solver if bind is None or condition is None else bind(condition)
-    if isinstance(bound, Corrected):
-        bound = Corrected(bound.solver, RematerialisedResidual(bound.residual))
-    return integrate(Rematerialised(field), bound, x_T, grid).x
+    if rematerialise:
+        return integrate(Rematerialised(field), rematerialised(solver, condition), x_T, grid, afs).x
+    return integrate(field, bound_to(solver, condition), x_T, grid, afs).x
+
+
+@dataclass(frozen=True)
+class RunToEnd:
+    """`rollout` from the example's x_T: what endpoint supervision compares.
+
+    Attributes:
+        afs: analytic first step, see `core.integrate`.
+        rematerialise: see `rollout`.
+    """
+
+    afs: bool = False
+    rematerialise: bool = True
+
+    def __call__(self, solver: Solver, field: VelocityField, example: Example, grid: Tensor) -> Tensor:
+        return rollout(solver, field, example.x_T, grid, example.condition, self.afs, self.rematerialise)
+
+
+run_to_end = RunToEnd()
+run_to_end_afs = RunToEnd(afs=True)
 
 
 def train_solver(
@@ -93,9 +81,11 @@ def train_solver(
     directory: Path,
     *,
     frozen: Sequence[nn.Module] = (),
+    run: Run = run_to_end,
     identity: Mapping[str, Any] | None = None,
     report: Callable[[int, Mapping[str, float]], None] | None = None,
     autocast: Literal["float32", "bfloat16"] = "float32",
+    fabric: Fabric | None = None,
 ) -> nn.Module:
     """Fit the few parameters of `solver` to endpoints, in place; a killed run started again ends with the same
     parameters.
@@ -109,46 +99,32 @@ def train_solver(
         config: see `FitConfig`: Adam, warm-up, cosine, gradient clipping.
         directory: of the run's checkpoint and log.
         frozen: networks behind the field and the loss, watched to stay as they are.
+        run: see `Run`.
         identity: what else makes the run what it is.
         report: see `fit`.
-        autocast: see `fit`.
+        autocast: precision of the frozen network inside the field; state, solver and loss stay as they are.
+        fabric: processes that share the rows of each example, see core.distributed; None is this one alone. `loss`
+            must be a mean over rows.
 
     Raises:
         ValueError: a frozen network requires gradients or is in training mode, or see `fit`.
         RuntimeError: a frozen network has changed.
     """
     for network in frozen:
-        _check_frozen(network)
+        check_frozen(network)
     before = [fingerprint(network) for network in frozen]
+    low = autocast == "bfloat16"
+    identity = {**(identity or {}), **({"autocast": autocast} if low else {})}
 
     def endpoint_loss(iteration: int) -> tuple[Tensor, dict[str, float | Tensor]]:
-        example = examples(iteration)
+        example, weight = share(examples(iteration), fabric or Alone())
         nodes = grid(iteration) if callable(grid) else grid
-        end = rollout(solver, bind(example.condition), example.x_T, nodes, example.condition)  # pyright: ignore
-        return loss(end, example), {}
+        field = bind(example.condition)
+        answer = run(solver, LowPrecision(field) if low else field, example, nodes)  # pyright: ignore
+        return weight * loss(answer, example), {}
 
-    fit(solver, endpoint_loss, config, directory, identity=identity, report=report, autocast=autocast)
+    fit(solver, endpoint_loss, config, directory, identity=identity, report=report, fabric=fabric)
     for network, known in zip(frozen, before, strict=True):
         if any(parameter.grad is not None for parameter in network.parameters()) or fingerprint(network) != known:
             raise RuntimeError(f"expected {type(network).__name__} to stay frozen, got another one after the training")
     return solver
-
-
-def _check_frozen(network: nn.Module) -> None:
-    loose = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-    if loose:
-        raise ValueError(
-            f"expected a frozen {type(network).__name__}, got {len(loose)} parameters that require gradients, "
-            f"e.g. {loose[0]}; call requires_grad_(False)"
-        )
-    if any(module.training for module in network.modules()):
-        raise ValueError(f"expected {type(network).__name__} in eval mode, got training mode; call eval()")
-
-
-def fingerprint(network: nn.Module) -> str:
-    """SHA-256 of a network's parameters and buffers with their names: the identity of frozen weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from data_tools.cli import UserError
 from data_tools.quantities import Quantity
@@ -192,7 +192,8 @@ def _create_values(group: zarr.Group, quantity: Quantity, shape: tuple[int, ...]
         dtype=dtype,
         fill_value=missing,
         dimension_names=DIMENSIONS,
-        compressors=BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"),
+        # blosc does not notice a flipped bit
+        compressors=(BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"), Crc32cCodec()),
         attributes=attributes,
         config=_EVERY_CHUNK,
     )

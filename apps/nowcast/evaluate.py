@@ -87,7 +87,7 @@ def main(options: EvaluateOptions) -> None:
     _check(options)
     try:
         _evaluate(options)
-    except ValueError as error:
+    except (ValueError, FloatingPointError) as error:
         raise UserError(str(error)) from error
 
 

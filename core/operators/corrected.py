@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from core.operators.residual import ResidualConfig, SpanLiftResidual
 from core.operators.scaling import chart_of
 from core.schedules import Schedule
-from core.state import Evaluation, Solver, State, VelocityField
+from core.solvers.multistep import step_remembering
+from core.state import Solver, State, VelocityField, plan
 
 if TYPE_CHECKING:
     from core.checkpoints import Card
@@ -53,12 +54,18 @@ class Corrected(nn.Module):
         bound.card = self.card
         return bound
 
+    def plan(self, grid: Tensor) -> Corrected:
+        """The same residual on the base solver as it is for this grid."""
+        base = plan(self.solver, grid)
+        if base is self.solver:
+            return self
+        planned = Corrected(base, self.residual)
+        planned.card = self.card
+        return planned
+
     def propose(self, field: VelocityField, state: State, t_next: Tensor) -> State:
         """The base solver's step from `state` to `t_next`, its buffer as long as the residual reads."""
-        seen = state.buffer[: self.solver.memory]
-        proposal = self.solver.step(field, replace(state, buffer=seen), t_next)
-        buffer = (*_fresh(proposal.buffer, seen), *state.buffer)[: self.memory]
-        return replace(proposal, buffer=buffer)
+        return step_remembering(self.solver, field, state, t_next, self.memory)
 
     def step(self, field: VelocityField, state: State, t_next: Tensor) -> State:
         """The proposed step, corrected."""
@@ -66,17 +73,17 @@ class Corrected(nn.Module):
         return replace(proposal, x=proposal.x + self.residual(state, proposal))
 
 
-def _fresh(buffer: tuple[Evaluation, ...], seen: tuple[Evaluation, ...]) -> tuple[Evaluation, ...]:
-    """Evaluations of `buffer` that a step added in front of those it had `seen`."""
-    return tuple(evaluation for evaluation in buffer if not any(evaluation is old for old in seen))
-
-
 def spanlift(solver: Solver, config: ResidualConfig, schedule: Schedule | None = None) -> Corrected:
     """SpanLift over any base solver, untrained, which is to say equal to it.
 
     Args:
-        solver: the frozen base solver; the operator works in its chart.
+        solver: the base solver, which is frozen here if it is a learned one; the operator works in its chart.
         config: sizes of the operator.
         schedule: noise schedule of the model; the chart's own where it has one.
     """
-    return Corrected(solver, SpanLiftResidual(config, chart_of(solver), schedule))
+    return Corrected(frozen(solver), SpanLiftResidual(config, chart_of(solver), schedule))
+
+
+def frozen(solver: Solver) -> Solver:
+    """The solver, its learned numbers, where it has some, no longer trained."""
+    return solver.requires_grad_(False) if isinstance(solver, nn.Module) else solver

@@ -182,7 +182,8 @@ class SpanLiftResidual(nn.Module):
             raise ValueError("expected a bound condition, got none; call bind(condition) before sampling")
         node = self._scaling.at(state.t)
         step = self._scaling.between(state.t, proposal.t)
-        embedding = self.embedding(step_features(float(state.t) / self.schedule.t_max, node.log_snr, step.length))
+        time = float(state.t.detach()) / self.schedule.t_max
+        embedding = self.embedding(step_features(time, node.log_snr, step.length))
         scale, gain = self._scalars(state.step, embedding)
         slope = self._network(state, proposal, embedding, condition).to(state.x.dtype)
         base = proposal.x - step.keep * state.x

@@ -88,6 +88,7 @@ class Scaling:
         self._moves: dict[tuple[float, float], Move] = {}
 
     def at(self, t: Tensor) -> Node:
+        t = t.detach()
         key = float(t)
         if key not in self._nodes:
             if len(self._nodes) >= KEPT_TIMES:
@@ -96,6 +97,7 @@ class Scaling:
         return self._nodes[key]
 
     def between(self, t: Tensor, t_next: Tensor) -> Move:
+        t, t_next = t.detach(), t_next.detach()
         key = float(t), float(t_next)
         if key not in self._moves:
             if len(self._moves) >= KEPT_TIMES:

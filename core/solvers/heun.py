@@ -29,6 +29,7 @@ class Heun:
         trial = combine(self.chart, state, t_next, buffer, (1.0,), calls)
         if t_next == 0:
             return trial
-        ends = (buffer[0], evaluate(field, trial.x, t_next))
-        x = combine(self.chart, state, t_next, ends, (0.5, 0.5), 0).x
+        end = evaluate(field, trial.x, t_next)
+        slope = (self.chart.slope(buffer[0]) + self.chart.slope(end)).mul_(0.5)
+        x = self.chart.move(state.x, state.t, t_next, slope)
         return State(x=x, t=t_next, step=trial.step, buffer=buffer, nfe=trial.nfe + nfe_of(field))

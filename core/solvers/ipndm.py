@@ -42,6 +42,10 @@ class IPNDM:
     def order(self) -> int:
         return min(self.memory, 2)
 
+    @property
+    def started_order(self) -> int:
+        return self.order
+
     def step(self, field: VelocityField, state: State, t_next: Tensor) -> State:
         buffer, calls = remember(field, state, self.memory)
         return combine(self.chart, state, t_next, buffer, WEIGHTS[len(buffer) - 1], calls)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from core.charts import Chart
 from core.solvers.quadrature import MOST_NODES
-from core.state import Evaluation, State, VelocityField, observe, push
+from core.state import Evaluation, Solver, State, VelocityField, observe, push
 
 
 def remember(field: VelocityField, state: State, memory: int) -> tuple[tuple[Evaluation, ...], int]:
@@ -22,13 +23,36 @@ def combine(
     state: State,
     t_next: Tensor,
     buffer: tuple[Evaluation, ...],
-    weights: Sequence[float] | Tensor,
+    weights: Sequence[float | Tensor] | Tensor,
     calls: int,
 ) -> State:
     """The state at t_next along sum_j weights[j] * slope(buffer[j]) in the chart."""
-    slopes = [weight * chart.slope(evaluation) for weight, evaluation in zip(weights, buffer, strict=False)]
-    x = chart.move(state.x, state.t, t_next, sum(slopes[1:], start=slopes[0]))
+    slopes = [chart.slope(evaluation) for evaluation, _ in zip(buffer, weights, strict=False)]
+    x = chart.move(state.x, state.t, t_next, weighted_sum(weights, slopes))
     return State(x=x, t=t_next, step=state.step + 1, buffer=buffer, nfe=state.nfe + calls)
+
+
+def weighted_sum(weights: Sequence[float | Tensor] | Tensor, slopes: Sequence[Tensor]) -> Tensor:
+    """sum_j weights[j] * slopes[j], newest first; a lone weight of 1 costs no pass over the slope."""
+    if len(slopes) == 1 and isinstance(weights[0], float) and weights[0] == 1:
+        return slopes[0]
+    total = weights[0] * slopes[0]
+    for weight, slope in zip(weights[1:], slopes[1:], strict=False):
+        total = add_scaled(total, slope, weight)
+    return total
+
+
+def add_scaled(total: Tensor, tensor: Tensor, weight: float | Tensor) -> Tensor:
+    """total += weight * tensor, in one pass; a float and a 0-dim tensor give the same bits."""
+    return total.addcmul_(tensor, weight) if isinstance(weight, Tensor) else total.add_(tensor, alpha=weight)
+
+
+def step_remembering(solver: Solver, field: VelocityField, state: State, t_next: Tensor, memory: int) -> State:
+    """The step of `solver`, its buffer `memory` long: `solver` sees the evaluations that it would see alone."""
+    seen = state.buffer[: solver.memory]
+    after = solver.step(field, replace(state, buffer=seen), t_next)
+    fresh = tuple(evaluation for evaluation in after.buffer if not any(evaluation is old for old in seen))
+    return replace(after, buffer=(*fresh, *state.buffer)[:memory])
 
 
 def check_memory(memory: int) -> None:

@@ -1,4 +1,4 @@
-"""The one quadrature of the multistep methods: means of the Lagrange basis on uneven nodes."""
+"""The Lagrange basis on uneven nodes and its means: the one quadrature of the multistep methods."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ def lagrange_means(nodes: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """
     middle, half = (start + end) / 2, (end - start) / 2
     points = torch.stack([middle - GAUSS_POINT * half, middle + GAUSS_POINT * half])
+    return lagrange(nodes, points).mean(0)
+
+
+def lagrange(nodes: Tensor, points: Tensor) -> Tensor:
+    """L_j(s) at each point s (P,) for each of the distinct nodes (K,): (P, K)."""
     same = torch.eye(len(nodes), dtype=torch.bool, device=nodes.device)
     below = (nodes[:, None] - nodes).masked_fill(same, 1.0)
     above = (points[:, None, None] - nodes).expand(-1, len(nodes), -1).masked_fill(same, 1.0)
-    return (above / below).prod(-1).mean(0)
+    return (above / below).prod(-1)

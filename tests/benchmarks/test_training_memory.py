@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from core.fields import DenoiserField
 from core.grids import build_grid
 from core.operators import Corrected, ResidualConfig, spanlift
+from core.rematerialisation import LowPrecision
 from core.schedules import EDM
 from core.solvers import build_solver
 from core.state import integrate
@@ -91,3 +92,20 @@ def test_memory_does_not_grow_with_the_networks_steps() -> None:
     ):
         growth[name] = peak_of(12, run) - peak_of(3, run)
     assert growth["rematerialised"] < 0.03 * growth["plain"]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_peak_memory_at_3_and_at_10_steps_is_within_a_tenth(benchmark, autocast: bool) -> None:
+    """Of a whole iteration, the states of the rollout included; without rematerialisation it triples."""
+
+    def run(rematerialise: bool) -> Callable[[Corrected, DenoiserField, Tensor, Tensor], Tensor]:
+        return lambda solver, field, x_T, grid: rollout(
+            solver, LowPrecision(field) if autocast else field, x_T, grid, rematerialise=rematerialise
+        )
+
+    peaks = {steps: peak_of(steps, run(True)) for steps in (3, 10)}
+    plain = {steps: peak_of(steps, run(False)) for steps in (3, 10)}
+    benchmark.extra_info.update(ratio=peaks[10] / peaks[3], ratio_of_plain=plain[10] / plain[3])
+    benchmark.pedantic(peak_of, (10, run(True)), rounds=1)
+    assert peaks[10] < 1.1 * peaks[3]
+    assert plain[10] > 2.5 * plain[3]

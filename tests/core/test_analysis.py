@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from core.analysis import analyse_corrections, error_against_nfe, measured_order, project, relative_magnitude
+from core.analysis import (
+    Refined,
+    analyse_corrections,
+    error_against_nfe,
+    local_floors,
+    measured_order,
+    project,
+    relative_magnitude,
+)
 from core.fields import MixtureField
 from core.grids import build_grid
+from core.intervals import bootstrap_mean
 from core.operators import Corrected, ResidualConfig, ScalarConfig, ScalarResidual, spanlift
 from core.operators.scaling import chart_of
 from core.schedules import EDM, VP
 from core.solvers import build_solver
-from core.state import integrate
+from core.state import State, integrate
 
 
 def test_projection_is_the_least_squares_fit_of_each_sample() -> None:
@@ -79,6 +90,76 @@ def test_scalar_corrections_lie_in_the_span_and_spatial_ones_do_not(schedule: VP
         assert all(0 < row.magnitude < 10 for row in rows)
     untrained = spanlift(base, ResidualConfig(2, width=8, steps=3), schedule or EDM())
     assert {row[1:] for row in analyse_corrections(field, untrained, x_T, grid, endpoint)} == {(0, 0)}
+
+
+@pytest.mark.parametrize("schedule", [None, VP()])
+def test_the_mismatch_of_a_step_in_the_span_is_pythagorean_and_that_of_an_exact_step_is_zero(
+    schedule: VP | None,
+) -> None:
+    """SpanLift, equations 6 to 8, with a flow that is known: one Gaussian."""
+    generator = torch.Generator().manual_seed(3)
+    field = MixtureField(torch.randn(1, 2, 3, 4, generator=generator, dtype=torch.float64), [1.0], 0.4, schedule)
+    x_T = torch.randn(5, 2, 3, 4, generator=generator, dtype=torch.float64)
+    grid = torch.tensor([0.9, 0.6, 0.3, 0.1], dtype=torch.float64)
+    base = build_solver("adams-bashforth", order=2, schedule=schedule)
+    rows = local_floors(field, base, x_T, grid, field.flow)
+    assert [row.step for row in rows] == [0, 1, 2]
+    for row in rows:
+        torch.testing.assert_close(row.mismatch**2, row.inside**2 + row.floor**2, rtol=1e-9, atol=1e-20)
+        assert (row.target > 0).all()
+        assert (row.mismatch >= row.floor).all()
+
+    class Exact:
+        order, memory, chart = None, 2, chart_of(base)
+
+        def step(self, field: MixtureField, state: State, t_next: torch.Tensor) -> State:
+            after = base.step(field, state, t_next)
+            return replace(after, x=field.flow(state.x, state.t, t_next))
+
+    for row in local_floors(field, Exact(), x_T, grid, field.flow):
+        assert row.mismatch.max() < 1e-13
+        torch.testing.assert_close(row.inside, torch.zeros_like(row.inside), atol=1e-12, rtol=0)
+
+
+def test_the_floor_is_what_remains_of_the_target_after_the_best_weights() -> None:
+    generator = torch.Generator().manual_seed(4)
+    means = torch.randn(3, 2, 3, 4, generator=generator, dtype=torch.float64)
+    field = MixtureField(means, [1.0, 2.0, 1.0], 0.3)
+    x_T = 2 * torch.randn(4, 2, 3, 4, generator=generator, dtype=torch.float64)
+    grid = torch.tensor([2.0, 1.0, 0.4], dtype=torch.float64)
+    flow = Refined(field, build_solver("heun"), steps=400)
+    solver = build_solver("ipndm", order=2)
+    row = local_floors(field, solver, x_T, grid, flow)[1]
+    middle = integrate(field, solver, x_T, grid[:2]).x
+    target = (
+        integrate(field, build_solver("heun"), middle, torch.linspace(1.0, 0.4, 800, dtype=torch.float64)).x - middle
+    )
+    for b in range(4):
+        slopes = torch.stack([field(x_T, grid[0])[b].flatten(), field(middle, grid[1])[b].flatten()], dim=1)
+        best = torch.linalg.lstsq(slopes, target[b].flatten()[:, None]).solution
+        rest = (target[b].flatten()[:, None] - slopes @ best).norm()
+        assert float(row.floor[b]) == pytest.approx(float(rest), rel=1e-3)
+        assert float(row.target[b]) == pytest.approx(float(target[b].norm()), rel=1e-4)
+
+
+def test_a_refined_flow_reaches_zero_noise() -> None:
+    field = MixtureField(torch.full((1, 2, 3), 0.5, dtype=torch.float64), [1.0], 0.4)
+    x = torch.randn(3, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start, end = torch.tensor(1.0, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)
+    found = Refined(field, build_solver("heun"), steps=100)(x, start, end)
+    torch.testing.assert_close(found, field.flow(x, start, end), atol=1e-3, rtol=0)
+
+
+def test_bootstrap_interval_of_a_mean() -> None:
+    values = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 3
+    found = bootstrap_mean(values)
+    assert found.mean == pytest.approx(float(values.mean()))
+    half = 1.96 * float(values.std()) / 20
+    assert found.low == pytest.approx(found.mean - half, abs=0.02)
+    assert found.high == pytest.approx(found.mean + half, abs=0.02)
+    assert bootstrap_mean(values) == found
+    with pytest.raises(ValueError, match="values"):
+        bootstrap_mean(values[:0])
 
 
 def test_measured_order_of_a_power_law() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.charts import DataChart
 from core.fields import MixtureField
+from core.grids import build_grid
 from core.operators import Corrected, ResidualConfig, ScalarConfig, ScalarResidual, SpanLiftResidual, spanlift
 from core.operators.scaling import chart_of
 from core.schedules import EDM, VP, DiscreteVP
@@ -251,3 +252,12 @@ def test_conditions_that_do_not_fit() -> None:
     )
     closed = Corrected(Euler(), SecondDifference())
     assert closed.bind(torch.ones(1, 5, 4, 5)) is closed
+
+
+def test_a_learned_base_is_frozen() -> None:
+    grid = build_grid("karras", 3, 8.0, 0.1)
+    base = build_solver("dyweight", base=build_solver("ipndm", order=2), grid=grid)
+    solver = spanlift(base, ResidualConfig(2, width=4), EDM())
+    trained = {name for name, parameter in solver.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all(name.startswith("residual.") for name in trained)

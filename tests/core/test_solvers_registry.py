@@ -10,7 +10,23 @@ import core
 
 
 def test_what_exists() -> None:
-    assert set(core.SOLVERS) == {"euler", "ddim", "ddpm", "heun", "ipndm", "adams-bashforth"}
+    single = {"euler", "ddim", "ddpm", "heun", "rk4", "dpm-solver-2"}
+    multistep = {"ipndm", "adams-bashforth", "deis", "dpm-solver++", "dpm-solver-v3", "unipc"}
+    learned = {"s4s-lms", "s4s-ss", "s4s-pc", "s4s-alt", "dyweight", "ld3", "bns", "dlms", "spanlift"}
+    assert set(core.SOLVERS) == single | multistep | learned | {"amed", "amed-plugin", "epd", "epd-plugin"}
+
+
+def test_spanlift_is_its_base_and_an_operator() -> None:
+    base = core.build_solver("ipndm", order=2)
+    solver = core.build_solver("spanlift", base=base, operator=core.ResidualConfig(2, width=4), schedule=core.EDM())
+    assert isinstance(solver, core.Corrected)
+    assert isinstance(solver.residual, core.SpanLiftResidual)
+    assert solver.solver is base
+    scalar = core.build_solver("spanlift", base=base, operator=core.ScalarConfig(3))
+    assert isinstance(scalar, core.Corrected)
+    assert isinstance(scalar.residual, core.ScalarResidual)
+    with pytest.raises(ValueError, match="expected operator for 'spanlift', got none; pass its sizes"):
+        core.build_solver("spanlift", base=base)
 
 
 def test_names_give_solvers_in_time_or_in_the_noise_chart() -> None:
@@ -37,12 +53,13 @@ def test_declared_orders(name: str, order: int, declared: int) -> None:
     ("arguments", "message"),
     [
         ({"name": "leapfrog"}, "expected a solver among euler, .*, got 'leapfrog'; choose one of these"),
+        ({"name": "adams-bashfort"}, "got 'adams-bashfort'; did you mean 'adams-bashforth'?"),
         ({"name": "ipndm", "order": 5}, "expected an order from 1 to 4, got 5"),
         ({"name": "adams-bashforth", "order": 0}, "expected an order from 1 to 4, got 0"),
-        ({"name": "heun", "order": 3}, "expected order 2 for 'heun', got 3; leave it out"),
-        ({"name": "ddpm", "order": 1, "schedule": core.VP()}, "expected order None for 'ddpm', got 1"),
-        ({"name": "ddpm"}, 'expected a schedule for "ddpm", got None; pass the schedule'),
-        ({"name": "euler", "seeds": [1, 2]}, "expected no seeds for 'euler', got 2; it draws no noise"),
+        ({"name": "heun", "order": 3}, "expected no order for 'heun', got 3; it takes schedule"),
+        ({"name": "ddpm", "order": 1, "schedule": core.VP()}, "expected no order for 'ddpm', got 1; it takes schedule"),
+        ({"name": "ddpm"}, "expected schedule for 'ddpm', got none; pass the schedule"),
+        ({"name": "euler", "seeds": [1, 2]}, r"expected no seeds for 'euler', got \(1, 2\); it takes schedule"),
     ],
 )
 def test_impossible_wishes_are_refused(arguments: dict[str, Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,8 +17,13 @@ SOLVERS: list[tuple[str, dict[str, Any], int]] = [
     ("ddim", {"schedule": core.EDM()}, 1),
     ("ddpm", {"schedule": core.EDM()}, 1),
     ("heun", {}, 2),
+    ("rk4", {}, 4),
+    ("dpm-solver-2", {}, 2),
+    ("dpm-solver++", {"order": 3}, 1),
+    ("unipc", {"order": 3}, 1),
     ("ipndm", {"order": 3}, 1),
     ("adams-bashforth", {"order": 4}, 1),
+    ("deis", {"order": 3}, 1),
 ]
 
 
@@ -45,11 +51,27 @@ def grid(steps: int = 5) -> Tensor:
     return core.build_grid("karras", steps, 4.0, 0.01)
 
 
-def test_the_table_covers_every_solver() -> None:
-    assert {name for name, *_ in SOLVERS} == set(core.SOLVERS)
+FOR_A_GRID = {"grid": grid()}
+OVER_IPNDM = {"base": core.IPNDM(2), **FOR_A_GRID}
+LEARNED: list[tuple[str, dict[str, Any], int]] = [
+    *((name, OVER_IPNDM, 1) for name in ("dyweight", "ld3", "s4s-lms", "s4s-alt", "dlms")),
+    ("s4s-pc", {"base": core.UniPC(2), **FOR_A_GRID}, 1),
+    ("bns", {"base": core.Euler(), **FOR_A_GRID}, 1),
+    ("s4s-ss", {"base": core.Heun(), **FOR_A_GRID}, 2),
+    ("amed", FOR_A_GRID, 2),
+    ("amed-plugin", OVER_IPNDM, 2),
+    ("epd", FOR_A_GRID, 3),
+    ("epd-plugin", OVER_IPNDM, 3),
+    ("spanlift", {"base": core.IPNDM(2), "operator": core.ScalarConfig(5)}, 1),
+]
 
 
-@pytest.mark.parametrize(("name", "options", "cost"), SOLVERS)
+def test_the_tables_cover_every_solver() -> None:
+    with_statistics_of_their_model = {"dpm-solver-v3"}
+    assert {name for name, *_ in SOLVERS + LEARNED} | with_statistics_of_their_model == set(core.SOLVERS)
+
+
+@pytest.mark.parametrize(("name", "options", "cost"), SOLVERS + LEARNED)
 @pytest.mark.parametrize("afs", [False, True])
 def test_nfe_is_what_a_spy_counts(name: str, options: dict[str, Any], cost: int, afs: bool) -> None:
     spy = Spy()
@@ -68,14 +90,14 @@ def test_a_step_to_zero_noise_costs_one_evaluation(name: str, options: dict[str,
     assert bool(torch.isfinite(state.x).all())
 
 
-@pytest.mark.parametrize(("name", "options", "cost"), SOLVERS)
+@pytest.mark.parametrize(("name", "options", "cost"), SOLVERS + LEARNED)
 def test_guided_fields_count_their_own_calls(name: str, options: dict[str, Any], cost: int) -> None:
     spy = Spy()
     spy.evaluations_per_call = 2  # pyright: ignore[reportAttributeAccessIssue]
     assert core.integrate(spy, core.build_solver(name, **options), start(), grid()).nfe == 2 * 5 * cost
 
 
-@pytest.mark.parametrize(("name", "options", "cost"), SOLVERS)
+@pytest.mark.parametrize(("name", "options", "cost"), SOLVERS + LEARNED)
 @pytest.mark.parametrize(
     ("given", "kept"),
     [(torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float32, torch.float32), (F64, F64)],
@@ -203,3 +225,50 @@ def test_a_velocity_of_another_shape_is_refused() -> None:
 def test_an_analytic_start_needs_a_field_that_offers_one() -> None:
     with pytest.raises(ValueError, match="expected a field with analytic_velocity for afs=True, got function"):
         core.integrate(lambda x, t: x, core.build_solver("euler"), start(), grid(), afs=True)
+
+
+@dataclass(frozen=True)
+class ForFourSteps:
+    """A solver that wants to see the grid, and says what it saw."""
+
+    seen: list[Tensor]
+    order: int = 1
+    memory: int = 1
+
+    def plan(self, grid: Tensor) -> core.Solver:
+        self.seen.append(grid)
+        if len(grid) != 5:
+            raise ValueError(f"expected 4 steps, got {len(grid) - 1}")
+        return core.Euler()
+
+    def step(self, field: core.VelocityField, state: core.State, t_next: Tensor) -> core.State:
+        raise AssertionError("the planned solver takes the steps")
+
+
+def test_a_solver_that_needs_the_grid_is_shown_it_once() -> None:
+    times, solver = torch.linspace(3.0, 1.0, 5), ForFourSteps([])
+    planned = core.integrate(Spy(), solver, start(), times)
+    assert torch.equal(planned.x, core.integrate(Spy(), core.Euler(), start(), times).x)
+    assert len(solver.seen) == 1
+    assert solver.seen[0].dtype == F64
+    corrected = core.Corrected(solver, lambda state, proposal: torch.zeros_like(proposal.x))
+    assert torch.equal(core.integrate(Spy(), corrected, start(), times).x, planned.x)
+    with pytest.raises(ValueError, match="expected 4 steps, got 3"):
+        core.integrate(Spy(), solver, start(), times[1:])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_the_step_at_which_a_network_breaks_is_named(bad: float) -> None:
+    def breaks(x: Tensor, t: Tensor) -> Tensor:
+        return x if t > 2 else x * bad
+
+    times = torch.tensor([4.0, 3.0, 2.0, 1.0])
+    with pytest.raises(FloatingPointError, match=r"NaN or infinity after step 3 of 3, from t = 2;"):
+        core.integrate(breaks, core.Euler(), start(), times)
+    with pytest.raises(FloatingPointError, match="infinity in x_T"):
+        core.integrate(Spy(), core.Euler(), start() * bad, times)
+
+
+def test_a_sum_that_overflows_is_no_broken_network() -> None:
+    x = torch.full((3, 2), 3e38)
+    assert torch.isfinite(core.integrate(lambda x, t: 0 * x, core.Euler(), x, torch.tensor([2.0, 1.0])).x).all()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from core import endpoint_store
 from core.charts import NoiseChart
 from core.fields import MixtureField
 from core.grids import build_grid
@@ -70,7 +72,7 @@ def test_a_killed_run_loses_one_batch_at_most(tmp_path: Path) -> None:
     killed = Starts(dies_at=3)
     with pytest.raises(KeyboardInterrupt):
         teacher(tmp_path).fill(KEYS, killed, batch=2)
-    (tmp_path / ".abc.safetensors.77.part").write_bytes(b"half a shard")
+    (tmp_path / "endpoint/c.4.0.0.77.partial").write_bytes(b"half a chunk")
     second = Starts()
     cache = teacher(tmp_path)
     assert cache.missing(KEYS) == KEYS[4:]
@@ -97,20 +99,91 @@ def test_another_teacher_is_refused(tmp_path: Path) -> None:
         Teacher(Euler(NoiseChart(DiscreteVP.linear(30))), GRID, tmp_path / "vp", {"data": ["a", "b"], "hash": 1})
 
 
-def test_damaged_folders_are_named(tmp_path: Path) -> None:
+class Dead(OSError):
+    pass
+
+
+def test_a_run_killed_anywhere_between_two_writes_leaves_a_store_to_go_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dies before the n-th file is put in its place, whatever it is: the store is valid and nothing in it is wrong."""
+    expected = torch.cat([integrate(problem(), build_solver("heun"), start(key), GRID).x for key in KEYS])
+    place, before = Path.replace, 0
+    while True:
+        folder, writes = tmp_path / str(before), iter(range(before))
+
+        def dying(path: Path, target: Path, writes: Iterator[int] = writes) -> Path:
+            if next(writes, None) is None:
+                raise Dead
+            return place(path, target)
+
+        monkeypatch.setattr(Path, "replace", dying)
+        try:
+            teacher(folder).fill(KEYS[:5], Starts(), batch=2)
+            break
+        except Dead:
+            monkeypatch.setattr(Path, "replace", place)
+        again = teacher(folder)
+        again.fill(KEYS, Starts(), batch=3)
+        torch.testing.assert_close(teacher(folder).endpoints(KEYS), expected)
+        before += 1
+    assert before > 15
+
+
+def test_only_what_is_asked_for_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher(tmp_path).fill(KEYS, Starts())
+    whole = teacher(tmp_path).endpoints(KEYS)
+    monkeypatch.setattr(endpoint_store, "KEPT_BYTES", 0)
+    cache = teacher(tmp_path)
+    for row in (7, 0):
+        (tmp_path / f"endpoint/c.{row}.0.0").rename(tmp_path / f"endpoint/hidden{row}")
+    assert torch.equal(cache.endpoints([KEYS[3], KEYS[1], KEYS[3]]), whole[[3, 1, 3]])  # the others are not read
+
+
+def test_foreign_folders_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/cat.jpg").write_bytes(b"meow")
+    (tmp_path / "file").write_bytes(b"")
+    zarr.create_group(str(tmp_path / "other"), zarr_format=3, attributes={"source": "somebody"})
+    for name in ("photos", "file", "other"):
+        with pytest.raises(ValueError, match=r"choose another folder or remove it$"):
+            teacher(tmp_path / name)
+    assert (tmp_path / "photos/cat.jpg").read_bytes() == b"meow"
+
+
+@pytest.mark.parametrize("name", ["endpoint/c.1.0.0", "endpoint/zarr.json", "key/c.0", "written/c.0", "zarr.json"])
+@pytest.mark.parametrize("kind", ["cut", "flipped", "lost"])
+def test_damage_is_named_or_costs_a_rollout(tmp_path: Path, name: str, kind: str) -> None:
+    """Never a wrong endpoint; a store without flags or arrays is as good as empty, and filled again."""
     teacher(tmp_path).fill(KEYS[:2], Starts())
-    shard = next(tmp_path.glob("*.safetensors"))
-    content = shard.read_bytes()
-    shard.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="remove that file"):
-        teacher(tmp_path)
-    shard.write_bytes(content)
-    (tmp_path / "teacher.json").write_text("{")
-    with pytest.raises(ValueError, match="no JSON"):
-        teacher(tmp_path)
-    (tmp_path / "teacher.json").unlink()
-    with pytest.raises(ValueError, match=r"expected .*teacher\.json"):
-        teacher(tmp_path)
+    whole = teacher(tmp_path).endpoints(KEYS[:2])
+    path = tmp_path / name
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    if kind == "flipped":
+        path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    if kind == "lost":
+        path.unlink()
+    refused, got = "", None
+    try:
+        cache = teacher(tmp_path)
+        cache.fill(KEYS[:2], Starts())
+        got = cache.endpoints(KEYS[:2])
+    except ValueError as error:
+        refused = str(error)
+    if got is not None:
+        assert kind == "lost"
+        assert torch.equal(got, whole)
+    else:
+        assert "remove" in refused
+        assert str(tmp_path) in refused
+
+
+def test_endpoints_of_another_shape_are_refused(tmp_path: Path) -> None:
+    cache = teacher(tmp_path)
+    cache.fill(KEYS[:2], Starts())
+    with pytest.raises(ValueError, match=r"endpoints of shape \(2, 4\) and float32 .* float64"):
+        cache.fill(KEYS[2:], lambda keys: (problem(), torch.cat([start(key) for key in keys]).double()))
 
 
 def test_what_was_not_computed_is_not_given(tmp_path: Path) -> None:
@@ -119,7 +192,7 @@ def test_what_was_not_computed_is_not_given(tmp_path: Path) -> None:
         cache.endpoints(["unknown"])
     with pytest.raises(ValueError, match="one a key"):
         cache.fill(KEYS[:2], lambda keys: (problem(), start(keys[0])))
-    assert list(tmp_path.glob("*.safetensors")) == []
+    assert teacher(tmp_path).missing(KEYS) == KEYS
 
 
 def test_target_reads_the_data() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -16,9 +18,9 @@ from core.losses import MSE
 from core.operators import Corrected, ResidualConfig, ScalarConfig, ScalarResidual, spanlift
 from core.schedules import EDM
 from core.solvers import Euler, build_solver
-from core.state import integrate
+from core.state import State, integrate
 from core.supervision import Example
-from core.training import Rematerialised, fingerprint, rollout, train_solver
+from core.training import Rematerialised, RunToEnd, fingerprint, rollout, train_solver
 
 SHAPE = (2, 6, 7)
 
@@ -128,14 +130,90 @@ def test_rematerialised_gradient_is_the_plain_gradient() -> None:
     with torch.no_grad():
         solver.residual.head.weight.add_(0.2)
     x_T = 20 * torch.randn(5, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    gradients = []
-    for run in (lambda: integrate(field, solver, x_T, GRID).x, lambda: rollout(solver, field, x_T, GRID)):
-        solver.zero_grad()
-        run().square().sum().backward()
-        gradients.append([parameter.grad for parameter in solver.parameters()])
-    for plain, rematerialised in zip(*gradients, strict=True):
-        torch.testing.assert_close(rematerialised, plain, rtol=1e-12, atol=1e-12)
-    assert sum(gradient.abs().sum() for gradient in gradients[0]) > 0
+    for afs in (False, True):
+        gradients = []
+        for run in (
+            lambda afs=afs: integrate(field, solver, x_T, GRID, afs).x,
+            lambda afs=afs: rollout(solver, field, x_T, GRID, afs=afs),
+            lambda afs=afs: rollout(solver, field, x_T, GRID, afs=afs, rematerialise=False),
+        ):
+            solver.zero_grad()
+            run().square().sum().backward()
+            gradients.append([parameter.grad for parameter in solver.parameters()])
+        for plain, rematerialised, off in zip(*gradients, strict=True):
+            torch.testing.assert_close(rematerialised, plain, rtol=1e-12, atol=1e-12)
+            assert torch.equal(off, plain)
+        assert sum(gradient.abs().sum() for gradient in gradients[0]) > 0
+
+
+@pytest.mark.parametrize(("rematerialise", "calls"), [(True, 3), (False, 2)])
+def test_rematerialisation_can_be_switched_off(tmp_path: Path, rematerialise: bool, calls: int) -> None:
+    """The first evaluation needs no gradient, the second is computed twice, or not."""
+    count = 0
+
+    def counted(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal count
+        count += 1
+        return FIELD(x, t)
+
+    train_solver(
+        toy(0, width=4, steps=None),
+        build_grid("karras", 2, 20.0, 0.02, rho=7.0),
+        lambda n: examples(n, batch=2),
+        lambda _: counted,
+        endpoint_mse,
+        FitConfig(1, 1e-2),
+        tmp_path,
+        run=RunToEnd(rematerialise=rematerialise),
+    )
+    assert count == calls
+
+
+class Precisions(nn.Module):
+    """A residual that notes the precision it is called in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[torch.dtype, bool]] = []
+
+    def forward(self, state: State, proposal: State) -> Tensor:
+        self.seen.append((proposal.x.dtype, torch.is_autocast_enabled("cpu")))
+        return self.gain * state.x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_low_precision_is_the_networks_alone(tmp_path: Path, dtype: torch.dtype) -> None:
+    frozen = network().float().requires_grad_(False)
+    seen: list[torch.dtype] = []
+    frozen[0].register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    field = DenoiserField(lambda x, sigma: frozen((x / (1 + sigma)).float()))
+    solver = Corrected(Euler(), Precisions())
+    ends: list[tuple[torch.dtype, bool]] = []
+
+    def loss(end: Tensor, example: Example) -> Tensor:
+        ends.append((end.dtype, torch.is_autocast_enabled("cpu")))
+        return endpoint_mse(end, example)
+
+    def train(folder: Path, autocast: Literal["float32", "bfloat16"]) -> float:
+        def cast(n: int) -> Example:
+            example = examples(n, batch=3)
+            return Example(example.x_T.to(dtype), None, example.endpoint.to(dtype))
+
+        config = FitConfig(2, 1e-2)
+        train_solver(solver, GRID, cast, lambda _: field, loss, config, folder, frozen=[frozen], autocast=autocast)
+        return json.loads((folder / "log.jsonl").read_text().splitlines()[0])["loss"]
+
+    low = train(tmp_path / "low", "bfloat16")
+    assert set(seen) == {torch.bfloat16}
+    assert set(solver.residual.seen) == {(dtype, False)} == set(ends)
+    solver.residual.gain.data.zero_()
+    high = train(tmp_path / "high", "float32")
+    assert set(seen) == {torch.bfloat16, torch.float32}
+    assert low == pytest.approx(high, rel=1e-2)
+    assert low != high
+    with pytest.raises(ValueError, match="another configuration"):
+        train(tmp_path / "low", "float32")
 
 
 def test_rematerialised_field_counts_and_recomputes() -> None:

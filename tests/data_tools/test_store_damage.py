@@ -65,7 +65,7 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [cut_short, scramble, lie_about_sizes, empty])
+@pytest.mark.parametrize("damage", [cut_short, scramble, lie_about_sizes, flip, empty])
 def test_a_damaged_chunk_is_told_in_words(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     write(tmp_path / "a.zarr", make_events(2))
     damage(field_chunk(tmp_path / "a.zarr", 1))

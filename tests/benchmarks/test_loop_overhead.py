@@ -1,0 +1,164 @@
+"""What sampling costs beside the network: our loop against that of diffusers and of k-diffusion, for the same method.
+
+The network costs nothing (it answers with a stored tensor), the state is 16 x 3 x 64 x 64, the run has 10 steps. Both
+loops alternate in one process on one thread and must arrive at the same endpoint; what is compared is the fastest run
+of each. Ours includes the plan of the grid and the watch for NaN; of theirs only the steps count, not the setting up.
+With --benchmark-enable our time is in the table, both and their ratio in --benchmark-json.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+import core
+
+STEPS, SHAPE = 10, (16, 3, 64, 64)
+SLACK = 1.05
+"""Timer noise between two runs that are equally fast."""
+
+
+class Loops(NamedTuple):
+    """Two ways to one endpoint; `prepare` makes a run of theirs, whose setting up does not count."""
+
+    ours: Callable[[], Tensor]
+    prepare: Callable[[], Callable[[], Tensor]]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(threads)
+
+
+def drawn(seed: int) -> Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+ANSWER = drawn(1)
+KARRAS = core.build_grid("karras", STEPS - 1, 80.0, 0.002, rho=7.0)
+
+
+@cache
+def k_diffusion_sampling() -> Any:
+    """`k_diffusion.sampling` without the rest of that package, which asks for numpy 1 and for training frameworks."""
+    found = importlib.util.find_spec("k_diffusion")
+    if found is None or found.submodule_search_locations is None:
+        pytest.skip("k-diffusion is not installed")
+    package = types.ModuleType("k_diffusion")
+    package.__path__, package.__spec__ = list(found.submodule_search_locations), found
+    sys.modules.setdefault("k_diffusion", package)
+    return pytest.importorskip("k_diffusion.sampling", reason="k-diffusion's samplers do not import")
+
+
+def against_k_diffusion(sampler: str, solver: core.Solver) -> Loops:
+    """Both get a denoiser in EDM's coordinates, on the same grid, which ends at sigma = 0."""
+    sample = getattr(k_diffusion_sampling(), sampler)
+    x_T, grid = 80 * drawn(0), torch.cat([KARRAS, KARRAS.new_zeros(1)])
+
+    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+        return ANSWER
+
+    field = core.DenoiserField(denoiser)
+    return Loops(
+        lambda: core.integrate(field, solver, x_T, grid).x,
+        lambda: lambda: sample(denoiser, x_T, grid.float(), disable=True),
+    )
+
+
+def against_diffusers(scheduler: Any, solver: Callable[[core.Schedule], core.Solver]) -> Loops:
+    """Both get a noise prediction of Stable Diffusion's model; grid and scale are those of the scheduler."""
+    scheduler.set_timesteps(STEPS)
+    in_sigma = hasattr(scheduler, "scale_model_input") and scheduler.init_noise_sigma != 1
+    schedule: core.Schedule
+    if in_sigma:  # Euler and Heun keep x / alpha
+        schedule, grid = core.EDM(), scheduler.sigmas.double().unique().flip(0)
+        field: core.VelocityField = lambda x, t: ANSWER  # noqa: E731
+    else:
+        schedule = core.DiscreteVP(tuple(scheduler.betas.double().tolist()))
+        nodes = (scheduler.timesteps.double() + 1) / len(scheduler.betas)
+        grid = torch.cat([nodes, nodes.new_zeros(1)])
+        field = core.NoisePredictionField(lambda x, time: ANSWER, schedule)
+    x_T = drawn(0) * float(scheduler.init_noise_sigma)
+    built = solver(schedule)
+
+    def prepare() -> Callable[[], Tensor]:
+        scheduler.set_timesteps(STEPS)
+        scheduler.is_scale_input_called = True
+        return lambda: _loop(scheduler, x_T)
+
+    return Loops(lambda: core.integrate(field, built, x_T, grid).x, prepare)
+
+
+def _loop(scheduler: Any, x: Tensor) -> Tensor:
+    for t in scheduler.timesteps:
+        x = scheduler.step(ANSWER, t, x, return_dict=False)[0]
+    return x
+
+
+def diffusers_loops(name: str, solver: Callable[[core.Schedule], core.Solver], **options: Any) -> Callable[[], Loops]:
+    def build() -> Loops:
+        diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+        model = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+        return against_diffusers(getattr(diffusers, name)(**model, **options), solver)
+
+    return build
+
+
+def dpm_solver_pp(schedule: core.Schedule, lower_order_final: bool = True) -> core.Solver:
+    options = {"order": 2, "thresholding": False, "lower_order_final": lower_order_final}
+    return core.build_solver("dpm-solver++", schedule=schedule, **options)
+
+
+METHODS: dict[str, Callable[[], Loops]] = {
+    "k-diffusion euler": lambda: against_k_diffusion("sample_euler", core.build_solver("euler")),
+    "k-diffusion heun": lambda: against_k_diffusion("sample_heun", core.build_solver("heun")),
+    "k-diffusion dpmpp_2m": lambda: against_k_diffusion("sample_dpmpp_2m", dpm_solver_pp(core.EDM(), False)),
+    "diffusers Euler": diffusers_loops("EulerDiscreteScheduler", lambda _: core.build_solver("euler")),
+    "diffusers Heun": diffusers_loops("HeunDiscreteScheduler", lambda _: core.build_solver("heun")),
+    "diffusers DPMSolverMultistep": diffusers_loops("DPMSolverMultistepScheduler", dpm_solver_pp, solver_order=2),
+    "diffusers UniPCMultistep": diffusers_loops(
+        "UniPCMultistepScheduler",
+        lambda schedule: core.build_solver("unipc", order=2, schedule=schedule, thresholding=False),
+        solver_order=2,
+    ),
+}
+
+
+def fastest(loops: Loops, rounds: int) -> tuple[float, float]:
+    """Processor seconds of the fastest run of ours and of theirs, taken in turns."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for run, taken in zip((loops.ours, loops.prepare()), times, strict=True):
+            start = time.thread_time()
+            run()
+            taken.append(time.thread_time() - start)
+    return min(times[0]), min(times[1])
+
+
+@pytest.fixture
+def loops(request: pytest.FixtureRequest) -> Loops:
+    return METHODS[request.param]()
+
+
+@pytest.mark.parametrize("loops", METHODS, indirect=True)
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers beside numpy 2
+def test_our_loop_is_no_slower(loops: Loops, benchmark) -> None:
+    theirs = loops.prepare()()
+    torch.testing.assert_close(loops.ours(), theirs, rtol=2e-3, atol=2e-3 * float(theirs.abs().max()))
+    benchmark(loops.ours)
+    ours, other = fastest(loops, rounds=40)
+    benchmark.extra_info.update(ours=ours, theirs=other, ratio=ours / other)
+    assert ours < SLACK * other
