@@ -25,6 +25,18 @@ SHIPPED_SOLVERS = ("spanlift-teacher.safetensors", "spanlift-target.safetensors"
 SYNTHETIC_EVENTS = 10
 RESAMPLES = 2000
 
+PAIRED = {
+    "hss": ("HSS", 3),
+    "csi": ("CSI", 3),
+    "csi4": ("CSI-4", 3),
+    "csi16": ("CSI-16", 3),
+    "crps": ("CRPS", 4),
+    "crps_fair": ("fair CRPS", 4),
+    "lpips": ("LPIPS*", 3),
+}
+"""Metrics whose paired differences are shown, with headings and digits. The fair CRPS does not depend on the number of
+members; that of the ensemble as it is favours too little spread where members are few."""
+
 
 @dataclass(frozen=True)
 class EvaluateOptions:
@@ -176,7 +188,7 @@ def compare(scored: Sequence[Scored], weights: np.ndarray) -> list[dict[str, Jso
         few = by_name.get(("ddim", learned.method.steps))
         if few is None:
             continue
-        names = ("hss", "csi", "csi4", "csi16", "crps", "lpips", "spread_skill", "hss_of_mean")
+        names = (*PAIRED, "spread_skill", "hss_of_mean")
         row: dict[str, Json] = {"method": learned.method.label, "reference": few.method.label}
         for name in names:
             row[name] = estimate_as_json(difference(learned.statistics, few.statistics, METRICS[name], weights))
@@ -208,16 +220,7 @@ def _show(
     out = out if out.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)  # a pipe has 80 columns
     out.print(score_table([s.row(weights) for s in scored], title=f"Nowcasts, {options.split} split", caption=caption))
     for row in comparisons:
-        parts = [
-            f"{heading} {_signed(row[name])}"
-            for name, heading in (
-                ("hss", "HSS"),
-                ("csi", "CSI"),
-                ("csi16", "CSI-16"),
-                ("crps", "CRPS"),
-                ("lpips", "LPIPS*"),
-            )
-        ]
+        parts = [f"{heading} {_signed(row[name], digits=digits)}" for name, (heading, digits) in PAIRED.items()]
         out.print(f"{row['method']} minus {row['reference']}: {', '.join(parts)}", highlight=False)
         if row.get("csi16_recovered"):
             out.print(
@@ -228,11 +231,11 @@ def _show(
             out.print(f"  no CSI-16 to make good: 100 steps minus few is {lost}", highlight=False)
 
 
-def _signed(value: Json, sign: str = "+") -> str:
+def _signed(value: Json, sign: str = "+", digits: int = 3) -> str:
     estimate = cast("dict[str, Any]", value)
     parts = (estimate["value"], *estimate["ci95"])
     number, low, high = (float("nan") if part is None else part for part in parts)
-    return f"{number:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+    return f"{number:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
 def _sources(windows: Windows) -> str:

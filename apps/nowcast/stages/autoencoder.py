@@ -1,11 +1,11 @@
 """First stage: the frame-wise KL autoencoder.
 
 Loss: mean |x - x̂| + mean (x - x̂)^2 on the encoded scale + peak_weight * mean |p - p̂| + kl_weight * KL in nats per
-frame, p the maxima over squares of 4 x 4 pixels. The absolute error keeps edges sharp, the maxima keep the peaks of small
-cells, which the mean over mostly dry pixels does not see; neither needs a discriminator at this size. The network is
-convolutional (but for one attention at the coarsest level), so most steps see crops; the last fifth sees whole frames,
-which the attention must know. A third of the crops takes every second pixel of a square twice as large: cells smaller
-than those that the training archives happened to see.
+frame, p the maxima over squares of 4 x 4 pixels. The absolute error keeps edges sharp, the maxima keep the peaks of
+small cells, which the mean over mostly dry pixels does not see; neither needs a discriminator at this size. The network
+is convolutional (but for one attention at the coarsest level), so most steps see crops; the last fifth sees whole
+frames, which the attention must know. A third of the crops takes every second pixel of a square twice as large: cells
+smaller than those that the training archives happened to see.
 """
 
 from __future__ import annotations
