@@ -10,13 +10,14 @@ wherever its limit is: both exponential charts reach sigma = 0, although s of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from core.parametrizations import convert
+from core.parametrizations import ByTime, Conversion, add_scaled
 from core.schedules import Schedule
 from core.state import Evaluation
 
@@ -73,6 +74,12 @@ class NoiseChart:
     """x / alpha against sigma / alpha: a VP model seen as its variance-exploding rescaling."""
 
     schedule: Schedule
+    _to_noise: Conversion = field(init=False, repr=False, compare=False)
+    _move: ByTime = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_to_noise", Conversion(self.schedule, "velocity", "noise"))
+        object.__setattr__(self, "_move", ByTime(partial(_move_in_noise, self.schedule)))
 
     def coordinate(self, t: Tensor) -> Tensor:
         return self.schedule.ratio(t)
@@ -85,7 +92,7 @@ class NoiseChart:
         return self.schedule(t).alpha * y
 
     def slope(self, evaluation: Evaluation) -> Tensor:
-        return convert(evaluation.velocity, evaluation.x, self.schedule(evaluation.t), "velocity", "noise")
+        return self._to_noise(evaluation.velocity, evaluation.x, evaluation.t)
 
     def move(self, x: Tensor, t: Tensor, t_next: Tensor, slope: Tensor) -> Tensor:
         """x' = (alpha'/alpha) x + (sigma' - sigma alpha'/alpha) noise.
@@ -93,14 +100,8 @@ class NoiseChart:
         Raises:
             ValueError: there is no data in x: alpha = 0.
         """
-        here, there = self.schedule(t), self.schedule(t_next)
-        if bool((here.alpha < SMALLEST_ALPHA).any()):
-            raise ValueError(
-                f"expected alpha > 0 at the start of a step in the noise chart, got 0 at t = {float(t.max())}; "
-                "start the grid below or work in the data or the time chart"
-            )
-        scale = there.alpha / here.alpha
-        return (scale * x).addcmul_(slope, there.sigma - here.sigma * scale)
+        scale, gain = self._move(t, t_next)
+        return add_scaled(scale * x, slope, gain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,12 @@ class DataChart:
     """x / sigma against alpha / sigma: defined at alpha = 0; s grows to infinity towards the data."""
 
     schedule: Schedule
+    _to_data: Conversion = field(init=False, repr=False, compare=False)
+    _move: ByTime = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_to_data", Conversion(self.schedule, "velocity", "data"))
+        object.__setattr__(self, "_move", ByTime(partial(_move_in_data, self.schedule)))
 
     def coordinate(self, t: Tensor) -> Tensor:
         return 1 / self.schedule.ratio(t)
@@ -120,10 +127,26 @@ class DataChart:
         return self.schedule(t).sigma * y
 
     def slope(self, evaluation: Evaluation) -> Tensor:
-        return convert(evaluation.velocity, evaluation.x, self.schedule(evaluation.t), "velocity", "data")
+        return self._to_data(evaluation.velocity, evaluation.x, evaluation.t)
 
     def move(self, x: Tensor, t: Tensor, t_next: Tensor, slope: Tensor) -> Tensor:
         """x' = (sigma'/sigma) x + (alpha' - alpha sigma'/sigma) data."""
-        here, there = self.schedule(t), self.schedule(t_next)
-        scale = there.sigma / here.sigma
-        return (scale * x).addcmul_(slope, there.alpha - here.alpha * scale)
+        scale, gain = self._move(t, t_next)
+        return add_scaled(scale * x, slope, gain)
+
+
+def _move_in_noise(schedule: Schedule, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
+    here, there = schedule(t), schedule(t_next)
+    if bool((here.alpha < SMALLEST_ALPHA).any()):
+        raise ValueError(
+            f"expected alpha > 0 at the start of a step in the noise chart, got 0 at t = {float(t.max())}; "
+            "start the grid below or work in the data or the time chart"
+        )
+    scale = there.alpha / here.alpha
+    return scale, there.sigma - here.sigma * scale
+
+
+def _move_in_data(schedule: Schedule, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
+    here, there = schedule(t), schedule(t_next)
+    scale = there.sigma / here.sigma
+    return scale, there.alpha - here.alpha * scale

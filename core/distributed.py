@@ -7,6 +7,8 @@ devices and nodes:
     fabric.launch()
     core.train_solver(solver.to(fabric.device), ..., fabric=fabric)
 
+A teacher's cache is filled by process 0; the others open it after a `fabric.barrier()`.
+
 Every process draws the whole example of an iteration, a function of the iteration alone, and keeps its share: the
 parameters end as those of one process with the whole batch, up to the order of additions. Process 0 alone writes.
 """

@@ -55,9 +55,9 @@ class EndpointStore:
             return zarr.create_group(path, zarr_format=3, attributes=attributes)
         try:
             group = zarr.open_group(path, mode="r+", zarr_format=3)
-            if group.attrs["format"] != FORMAT:
-                raise KeyError(group.attrs["format"])
             found: Any = group.attrs["identity"]
+            if group.attrs["format"] != FORMAT or not isinstance(found, dict):
+                raise KeyError(FORMAT)
         except Exception as error:  # whatever a folder of something else makes Zarr say
             raise ValueError(
                 f"expected a store of endpoints in {path}, got something else or a damaged one "

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from core.parametrizations import Target, convert
+from core.parametrizations import Conversion, Target
 from core.schedules import EDM, RectifiedFlow, Schedule, Signal
 from core.state import nfe_of
 
@@ -74,10 +74,14 @@ class PredictionField(ScheduledField):
     schedule: Schedule
     evaluations_per_call: int = 1
     predicts: ClassVar[Target]
+    _to_velocity: Conversion = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_to_velocity", Conversion(self.schedule, self.predicts, "velocity"))
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         prediction = self.network(x, self.schedule.network_time(t).to(x)).to(x.dtype)
-        return convert(prediction, x, self.schedule(t), self.predicts, "velocity")
+        return self._to_velocity(prediction, x, t)
 
 
 class NoisePredictionField(PredictionField):

@@ -11,12 +11,14 @@ state and one target, any other is therefore a * value + b * x:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from core.schedules import Signal
+from core.schedules import Schedule, Signal
 
 Target = Literal["noise", "data", "velocity", "v"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -60,3 +62,62 @@ def convert(value: Tensor, x: Tensor, signal: Signal, source: Target, target: Ta
         return value
     of_value, of_x = coefficients(signal, source, target)
     return of_value * value + of_x * x
+
+
+Scalar = float | Tensor
+"""A coefficient: a float, which is quick, or a tensor where times have gradients or differ by sample; of equal bits."""
+MOST_TIMES = 4096
+"""How many are remembered at most: more than any run has."""
+
+
+class ByTime:
+    """Coefficients as a function of times, remembered: the times of a grid come back in every run.
+
+    Remembered ones are floats. Times that carry gradients, differ by sample or lie on an accelerator give tensors and
+    are not remembered.
+    """
+
+    __slots__ = ("_function", "_known")
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
+        self._function = function
+        self._known: dict[tuple[float, ...], tuple[float, ...]] = {}
+
+    def __call__(self, *times: Tensor) -> tuple[Scalar, ...]:
+        for t in times:
+            if t.requires_grad or t.ndim or not t.is_cpu:
+                return self._function(*times)
+        key = tuple(map(float, times))
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= MOST_TIMES:
+                self._known.clear()
+            found = self._known[key] = tuple(map(float, self._function(*times)))
+        return found
+
+
+class Conversion:
+    """`convert` for one schedule, source and target: (value, x, t) -> the target, its coefficients remembered."""
+
+    __slots__ = ("_coefficients", "_same")
+
+    def __init__(self, schedule: Schedule, source: Target, target: Target) -> None:
+        self._same = source == target
+        self._coefficients = ByTime(partial(_coefficients_at, schedule, source, target))
+
+    def __call__(self, value: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        if self._same:
+            return value
+        of_value, of_x = self._coefficients(t)
+        return add_scaled(of_value * value, x, of_x)
+
+
+def _coefficients_at(schedule: Schedule, source: Target, target: Target, t: Tensor) -> tuple[Tensor, Tensor]:
+    return coefficients(schedule(t), source, target)
+
+
+def add_scaled(total: Tensor, tensor: Tensor, weight: Scalar) -> Tensor:
+    """total += weight * tensor, in one pass over memory; none for the float 0."""
+    if isinstance(weight, Tensor):
+        return total.addcmul_(tensor, weight)
+    return total if weight == 0 else total.add_(tensor, alpha=weight)

@@ -8,8 +8,10 @@ synchronisation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -241,9 +243,9 @@ def _checked_state(x: Tensor) -> Tensor:
 def _checked_grid(grid: Tensor) -> tuple[Tensor, ...]:
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(f"expected a grid of at least two times, got shape {tuple(grid.shape)}; use core.build_grid")
-    values = grid.detach()
-    if not bool(torch.isfinite(values).all() and (values.diff() < 0).all()):
+    values = grid.tolist()
+    if not all(map(math.isfinite, values)) or not all(a > b for a, b in pairwise(values)):
         raise ValueError(
-            f"expected finite, strictly descending times, got {values.tolist()}; order the grid from noise down to data"
+            f"expected finite, strictly descending times, got {values}; order the grid from noise down to data"
         )
     return grid.double().unbind()

@@ -11,6 +11,8 @@ import pytest
 
 from apps.nowcast.evaluate import EvaluateOptions
 from apps.nowcast.train import TrainOptions
+from apps.solvers.compare import CompareOptions
+from apps.solvers.statistics import StatisticsOptions
 from data_tools import ingest, storms
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,6 +21,8 @@ CARD = (ROOT / "apps/nowcast/assets/mini/MODEL_CARD.md").read_text()
 OPTIONS = {
     "apps.nowcast.evaluate": EvaluateOptions,
     "apps.nowcast.train": TrainOptions,
+    "apps.solvers.compare": CompareOptions,
+    "apps.solvers.statistics": StatisticsOptions,
     "data_tools.ingest": ingest.Options,
     "data_tools.storms": storms.Options,
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from core.solvers.exponential import Exponential, Known, Level, Scalar, gaps, phi_ratios
+from core.solvers.exponential import Exponential, Known, Level, Rule, Scalar, gaps, phi_ratios
 from core.solvers.multistep import remember
 from core.state import State, VelocityField
 
@@ -31,11 +31,14 @@ class DPMSolverPP(Exponential):
     def step(self, field: VelocityField, state: State, t_next: Tensor) -> State:
         buffer, calls = remember(field, state, self.memory)
         known, there = self.know(buffer), self.level(t_next)
-        scale, gain = self.linear_part(known[0].level, there)
-        order = self.order_of_step(state.step, known, there)
-        weights = [gain * weight for weight in self._weights(known[:order], there)]
+        scale, weights = self.remembered(self._rule, state.step, known, there)
         x = self.combine(scale, state.x, known, weights)
         return State(x=x, t=t_next, step=state.step + 1, buffer=buffer, nfe=state.nfe + calls)
+
+    def _rule(self, step: int, known: list[Known], there: Level) -> Rule:
+        scale, gain = self.linear_part(known[0].level, there)
+        order = self.order_of_step(step, known, there)
+        return scale, [gain * weight for weight in self._weights(known[:order], there)]
 
     def _weights(self, known: list[Known], there: Level) -> list[Scalar]:
         """Weights of the predictions in the slope, newest first; their sum is 1."""

@@ -21,18 +21,14 @@ import torch
 from torch import Tensor
 
 from core.charts import SMALLEST_ALPHA, DataChart, NoiseChart
-from core.parametrizations import coefficients
+from core.parametrizations import MOST_TIMES, Scalar, add_scaled, coefficients
 from core.schedules import EDM, Schedule
-from core.solvers.multistep import add_scaled
 from core.solvers.thresholding import dynamic_threshold
 from core.state import Evaluation
 
 MOST_ORDER = 3
 SERIES = 18
 """Terms of the series of the phi functions: enough for the last bit at |z| <= 1."""
-
-Scalar = float | Tensor
-"""Coefficients: floats, which are quick, or 0-dim tensors where times carry gradients; with the same bits."""
 
 
 class Level(NamedTuple):
@@ -56,6 +52,10 @@ class Known(NamedTuple):
 
     evaluation: Evaluation
     level: Level
+
+
+Rule = tuple[Scalar, list[Scalar]]
+"""(scale, weights) of x' = scale * x + sum_j weights[j] * m_j."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class Exponential:
     lower_order_final: bool = True
     steps: int | None = None
     _levels: Mapping[float, Level] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _rules: dict[tuple, Rule] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.memory not in range(1, MOST_ORDER + 1):
@@ -100,6 +101,7 @@ class Exponential:
         rows = zip(*(values.tolist() for values in self._levels_at(grid)), strict=True)
         levels = dict(zip(grid.tolist(), (Level(*row) for row in rows), strict=True))
         object.__setattr__(planned, "_levels", levels)
+        object.__setattr__(planned, "_rules", self._rules)
         return planned
 
     def level(self, t: Tensor) -> Level:
@@ -114,6 +116,20 @@ class Exponential:
         signal = self.schedule(t)
         log_ratio = (signal.alpha / signal.sigma).log()
         return signal.alpha, signal.sigma, log_ratio, *coefficients(signal, "velocity", self.prediction)
+
+    def remembered(
+        self, rule: Callable[[int, list[Known], Level], Rule], step: int, known: list[Known], there: Level
+    ) -> Rule:
+        """rule(step, known, there), worked out once for the same levels: those of a grid come back in every run."""
+        key = (self.steps, step, there, *(item.level for item in known))
+        if any(isinstance(level.log_ratio, Tensor) for level in key[2:]):  # type: ignore[union-attr]
+            return rule(step, known, there)
+        found = self._rules.get(key)
+        if found is None:
+            if len(self._rules) >= MOST_TIMES:
+                self._rules.clear()
+            found = self._rules[key] = rule(step, known, there)
+        return found
 
     def know(self, evaluations: tuple[Evaluation, ...]) -> list[Known]:
         """Stored evaluations, newest first, with their levels."""

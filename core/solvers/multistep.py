@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from core.charts import Chart
+from core.parametrizations import add_scaled
 from core.solvers.quadrature import MOST_NODES
 from core.state import Evaluation, Solver, State, VelocityField, observe, push
 
@@ -40,11 +41,6 @@ def weighted_sum(weights: Sequence[float | Tensor] | Tensor, slopes: Sequence[Te
     for weight, slope in zip(weights[1:], slopes[1:], strict=False):
         total = add_scaled(total, slope, weight)
     return total
-
-
-def add_scaled(total: Tensor, tensor: Tensor, weight: float | Tensor) -> Tensor:
-    """total += weight * tensor, in one pass; a float and a 0-dim tensor give the same bits."""
-    return total.addcmul_(tensor, weight) if isinstance(weight, Tensor) else total.add_(tensor, alpha=weight)
 
 
 def step_remembering(solver: Solver, field: VelocityField, state: State, t_next: Tensor, memory: int) -> State:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from core.solvers.exponential import Exponential, Known, Level, Scalar, apply, gaps, phi_ratios
+from core.solvers.exponential import Exponential, Known, Level, Rule, Scalar, apply, gaps, phi_ratios
 from core.state import State, VelocityField, evaluate, nfe_of, observe, push
 
 
@@ -51,17 +51,20 @@ class UniPC(Exponential):
     def step(self, field: VelocityField, state: State, t_next: Tensor) -> State:
         evaluation, calls = observe(field, state)
         known, there = self.know(push(evaluation, state.buffer, self.memory + 1)), self.level(t_next)
-        scale, gain = self.linear_part(known[0].level, there)
-        order = self.order_of_step(state.step, known, there)
-        correction = [scale * weight for weight in self._correction(known, state.step)]
-        prediction = [gain * weight for weight in self._prediction(known[:order], there)]
-        weights = [a + b for a, b in zip_longest(correction, prediction, fillvalue=0.0)]
+        scale, weights = self.remembered(self._rule, state.step, known, there)
         x = self.combine(scale, state.x, known, weights)
         buffer = tuple(item.evaluation for item in known[: self.memory])
         done = State(x=x, t=t_next, step=state.step + 1, buffer=buffer, nfe=state.nfe + calls)
         if self.reference_compatible and self._ends_a_short_run(done) and bool(there.sigma > 0):
             return self._correct(field, done, known)
         return done
+
+    def _rule(self, step: int, known: list[Known], there: Level) -> Rule:
+        scale, gain = self.linear_part(known[0].level, there)
+        order = self.order_of_step(step, known, there)
+        correction = [scale * weight for weight in self._correction(known, step)]
+        prediction = [gain * weight for weight in self._prediction(known[:order], there)]
+        return scale, [a + b for a, b in zip_longest(correction, prediction, fillvalue=0.0)]
 
     def _prediction(self, known: list[Known], there: Level) -> list[Scalar]:
         """Weights of the predictions in the slope of a step, newest first; their sum is 1."""
