@@ -25,7 +25,7 @@ from core.training import run_to_end, run_to_end_afs, train_solver
 from data_tools.cli import UserError
 
 TEACHER_STEPS = 64
-POOL = 512
+POOL = 1024
 STATISTICS_NODES = 60
 STATISTICS_SAMPLES = 128
 HELD_OUT_SEED = 2**31

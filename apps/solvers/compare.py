@@ -49,7 +49,7 @@ class CompareOptions:
     methods: str = "all"
     nfe: str = "3,4,5"
     fields: str = "waves,ring"
-    iterations: int = 150
+    iterations: int = 300
     batch: int = 32
     held_out: int = 256
     seed: int = 0

@@ -133,12 +133,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "ipndm": Method(_plain("ipndm", HISTORY)),
         "dpm-solver-v3": Method(lambda p: build_solver("dpm-solver-v3", order=2, statistics=p.statistics)),
         "ld3": Method(_over("ld3", _ipndm), "ipndm", rate=3e-2),
-        "s4s-lms": Method(_over("s4s-lms", _ipndm), "ipndm", rate=1e-2),
-        "s4s-pc": Method(_over("s4s-pc", lambda: build_solver("unipc", order=2)), "unipc", rate=1e-2),
-        "s4s-ss": Method(_over("s4s-ss", lambda: build_solver("heun")), "heun", calls=2, rate=1e-2),
+        "s4s-lms": Method(_over("s4s-lms", _ipndm), "ipndm", rate=3e-2),
+        "s4s-pc": Method(_over("s4s-pc", lambda: build_solver("unipc", order=2)), "unipc", rate=5e-2),
+        "s4s-ss": Method(_over("s4s-ss", lambda: build_solver("heun")), "heun", calls=2, rate=3e-2),
         "s4s-alt": Method(_over("s4s-alt", _ipndm), "ipndm", rate=1e-2),
         "bns": Method(_over("bns", lambda: build_solver("euler")), "euler", rate=1e-2),
-        "dlms": Method(_over("dlms", _ipndm), "ipndm", rate=1e-2),
+        "dlms": Method(_over("dlms", _ipndm), "ipndm", rate=3e-2),
         "amed": Method(lambda p: build_solver("amed", grid=p.grid), "dpm-solver-2", calls=2, rate=5e-2),
         "amed-plugin": Method(_over("amed-plugin", _ipndm), "ipndm", calls=2, rate=5e-2),
         "epd": Method(lambda p: build_solver("epd", grid=p.grid, points=p.points), "dpm-solver-2", calls=0, rate=5e-2),
@@ -148,13 +148,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             calls=0,
             rate=5e-2,
         ),
-        "scalar": Method(_scalar, "ipndm", rate=1e-2),
+        "scalar": Method(_scalar, "ipndm", rate=3e-2),
         "dyweight": Method(
-            lambda p: build_solver("dyweight", base=_ipndm(), grid=p.grid, history=HISTORY), "ipndm", rate=1e-2
+            lambda p: build_solver("dyweight", base=_ipndm(), grid=p.grid, history=HISTORY), "ipndm", rate=3e-2
         ),
-        "pointwise": Method(lambda p: _spanlift(p, kernel=1), "ipndm", rate=1e-2, weight=4),
-        "spanlift": Method(_spanlift, "ipndm", rate=1e-2, weight=4),
-        "spanlift-dyweight": Method(_spanlift, "dyweight", rate=3e-3, pretrained="dyweight", weight=5),
+        "pointwise": Method(lambda p: _spanlift(p, kernel=1), "ipndm", rate=5e-3, weight=4),
+        "spanlift": Method(_spanlift, "ipndm", rate=5e-3, weight=4),
+        "spanlift-dyweight": Method(_spanlift, "dyweight", rate=1e-3, pretrained="dyweight", weight=5),
     }
 )
 """All rows: handcrafted methods, then learned ones over them."""
