@@ -16,7 +16,7 @@ from core.schedules import EDM, Schedule
 from core.solvers.learned.s4s_alt import S4SAlternating
 from core.state import VelocityField
 from core.supervision import Example
-from core.training import EndpointLoss
+from core.training import EndpointLoss, Run, run_to_end
 
 ROUNDS = 8
 
@@ -35,6 +35,7 @@ def train_alternating(
     relaxation: Relaxation | None = None,
     schedule: Schedule | None = None,
     frozen: Sequence[nn.Module] = (),
+    run: Run = run_to_end,
     identity: Mapping[str, Any] | None = None,
     report: Callable[[int, Mapping[str, float]], None] | None = None,
     autocast: Literal["float32", "bfloat16"] = "float32",
@@ -48,7 +49,7 @@ def train_alternating(
 
     Args:
         solver: what to train.
-        grid, pairs, bind, loss, frozen, identity, report, autocast, fabric: see `core.relaxation.train_relaxed`.
+        grid, pairs, bind, loss, frozen, run, identity, report, autocast, fabric: see `core.relaxation.train_relaxed`.
         config: of a phase of coefficients.
         directory: holds a folder for each phase.
         times_config: of a phase of times; the same where not given.
@@ -77,6 +78,7 @@ def train_alternating(
                 relaxation=replace(relaxation, seed=relaxation.seed + phase),
                 pool=pool,
                 frozen=frozen,
+                run=run,
                 identity=identity,
                 report=report,
                 autocast=autocast,

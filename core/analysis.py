@@ -19,6 +19,9 @@ from core.operators.corrected import Corrected
 from core.operators.scaling import chart_of, move
 from core.state import Solver, VelocityField, integrate, plan, trajectory
 
+SAME = 4
+"""Slopes that differ by so many units in the last place are one: their difference is rounding, not a direction."""
+
 
 class Split(NamedTuple):
     """An update and its parts: update = inside + outside, outside orthogonal to every direction of the span."""
@@ -33,22 +36,22 @@ def project(update: Tensor, directions: Sequence[Tensor]) -> Split:
 
     Args:
         update: (B, *space).
-        directions: each (B, *space); dependent ones do no harm.
+        directions: each (B, *space); dependent ones do no harm, also where they are so but for rounding.
 
     Returns:
         inside and outside of the update's shape, and ratio |outside| / |update| of (B,), 0 where the update is 0.
 
     Raises:
-        ValueError: no direction.
+        ValueError: no direction, one of another shape, values that are not finite.
     """
-    if not directions:
-        raise ValueError("expected at least one direction, got none; pass the buffered slopes")
+    _check(update, directions)
     target = update.flatten(1).double()
     basis = torch.stack([direction.flatten(1).double() for direction in directions], dim=-1)
     # columns of length one, so that slopes of very different size count alike in the rank
     length = basis.norm(dim=1, keepdim=True)
     left, singular, _ = torch.linalg.svd(basis / torch.where(length > 0, length, 1), full_matrices=False)
-    kept = singular > singular[:, :1] * max(basis.shape[1:]) * torch.finfo(torch.float64).eps
+    rounding = max(basis.shape[1:]) * torch.finfo(torch.float64).eps
+    kept = singular > singular[:, :1] * max(rounding, *(SAME * torch.finfo(d.dtype).eps for d in directions))
     left = left * kept[:, None]
     inside = torch.einsum("bnk,bmk,bm->bn", left, left, target)
     outside = target - inside
@@ -58,16 +61,32 @@ def project(update: Tensor, directions: Sequence[Tensor]) -> Split:
     return Split(inside.view(shape).to(update.dtype), outside.view(shape).to(update.dtype), ratio.to(update.dtype))
 
 
+def _check(update: Tensor, directions: Sequence[Tensor]) -> None:
+    if not directions:
+        raise ValueError("expected at least one direction, got none; pass the buffered slopes")
+    for name, values in (("update", update), *(("direction", direction) for direction in directions)):
+        if values.shape != update.shape:
+            raise ValueError(
+                f"expected a direction of the update's shape {tuple(update.shape)}, got {tuple(values.shape)}; "
+                "pass one a sample"
+            )
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError(f"expected a finite {name}, got NaN or infinity; check the network and the step before")
+
+
 def without_chord(update: Tensor, chord: Tensor) -> Tensor:
     """The part of an update orthogonal to a chord, both (B, *space)."""
     return project(update, [chord]).outside
 
 
 def relative_magnitude(residual: Tensor, base: Tensor, chord: Tensor) -> Tensor:
-    """|residual| / |base| of (B,) after both lost their part along the teacher's chord x_T -> x_0 (SpanLift, figure
-    4)."""
-    numerator = without_chord(residual, chord).flatten(1).norm(dim=1)
-    return numerator / without_chord(base, chord).flatten(1).norm(dim=1)
+    """|residual| / |base| of (B,) after both lost their part along the teacher's chord x_T -> x_0 (SpanLift, figure 4).
+
+    0 where no residual is left, infinite where one is and the base had nothing but its part along the chord.
+    """
+    left, right = (without_chord(part, chord).flatten(1).norm(dim=1) for part in (residual, base))
+    whole = SAME * torch.finfo(base.dtype).eps * base.flatten(1).norm(dim=1)
+    return torch.where(left > 0, left / torch.where(right > whole, right, 0), 0)
 
 
 Flow = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -146,18 +165,19 @@ def local_floors(field: VelocityField, solver: Solver, x_T: Tensor, grid: Tensor
     return rows
 
 
-class StepAnalysis(NamedTuple):
-    """One step of a corrected rollout: its index, out-of-span ratio and relative magnitude, each mean over samples."""
+class CorrectionSize(NamedTuple):
+    """One step of a corrected rollout: its index, and of each sample (B,) the out-of-span ratio and the magnitude
+    relative to the base step."""
 
     step: int
-    out_of_span: float
-    magnitude: float
+    out_of_span: Tensor
+    magnitude: Tensor
 
 
 @torch.no_grad()
-def analyse_corrections(
-    field: VelocityField, solver: Corrected, x_T: Tensor, grid: Tensor, endpoint: Tensor
-) -> list[StepAnalysis]:
+def correction_sizes(
+    field: VelocityField, solver: Corrected, x_T: Tensor, grid: Tensor, endpoint: Tensor, afs: bool = False
+) -> list[CorrectionSize]:
     """Diagnose each correction along a solver's own rollout, in the chart of its base.
 
     Of a SpanLift operator the part g_i h_i R is looked at, not the rescaled base step, which is in the span.
@@ -168,20 +188,38 @@ def analyse_corrections(
         x_T: (B, *space) at grid[0].
         grid: (steps + 1,).
         endpoint: the teacher's, (B, *space).
+        afs: analytic first step, see `trajectory`.
     """
-    chart = chart_of(solver.solver)
+    planned = plan(solver, grid)
+    assert isinstance(planned, Corrected)
+    chart = chart_of(planned.solver)
     chord = endpoint - move(chart, grid[0], grid[-1]).keep * x_T
-    states = trajectory(field, solver, x_T, grid)
+    states = trajectory(field, solver, x_T, grid, afs)
     parts = getattr(solver.residual, "parts", None)
     rows = []
     for state, t_next in zip(states, grid.double()[1:], strict=False):
-        proposal = solver.propose(field, state, t_next)
-        correction = parts(state, proposal)[1] if parts is not None else solver.residual(state, proposal)
-        base = proposal.x - move(chart, state.t, t_next).keep * state.x
+        proposal = planned.propose(field, state, t_next)
+        correction = parts(state, proposal)[1] if parts is not None else planned.residual(state, proposal)
+        base = proposal.x - move(chart, state.t, proposal.t).keep * state.x  # of learned times it says its own
         outside = project(correction, [chart.slope(evaluation) for evaluation in proposal.buffer]).ratio
-        size = relative_magnitude(correction, base, chord)
-        rows.append(StepAnalysis(state.step, outside.mean().item(), size.mean().item()))
+        rows.append(CorrectionSize(state.step, outside, relative_magnitude(correction, base, chord)))
     return rows
+
+
+class StepAnalysis(NamedTuple):
+    """One step of a corrected rollout: its index, out-of-span ratio and relative magnitude, each mean over samples."""
+
+    step: int
+    out_of_span: float
+    magnitude: float
+
+
+def analyse_corrections(
+    field: VelocityField, solver: Corrected, x_T: Tensor, grid: Tensor, endpoint: Tensor, afs: bool = False
+) -> list[StepAnalysis]:
+    """Means over the samples of what `correction_sizes` finds; same arguments."""
+    sizes = correction_sizes(field, solver, x_T, grid, endpoint, afs)
+    return [StepAnalysis(row.step, row.out_of_span.mean().item(), row.magnitude.mean().item()) for row in sizes]
 
 
 def measured_order(steps: Sequence[int], errors: Sequence[float]) -> float:

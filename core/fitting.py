@@ -13,6 +13,7 @@ import math
 import os
 import pickle
 import shutil
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,11 +108,17 @@ FULL_DISK = 1 << 20
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary neighbour of `path`, then rename it: readers see the old file or the new one."""
+    """Let `write` fill a temporary neighbour of `path`, then rename it: readers see the old file or the new one.
+
+    It is readable by whom a file of the user's usually is, although some writers make theirs private.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        usual = _usual_mode(temporary)
         write(temporary)
+        if temporary.stat().st_mode != usual:
+            temporary.chmod(stat.S_IMODE(usual))
         os.replace(temporary, path)
     except Exception as error:
         # Writers in compiled code tell of a full disk in errors of their own.
@@ -120,6 +127,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _usual_mode(path: Path) -> int:
+    """Mode of a file made here in the ordinary way, after the umask and the rules of the folder; none is left."""
+    path.unlink(missing_ok=True)  # what a killed process of this number left
+    path.touch()
+    try:
+        return path.stat().st_mode
+    finally:
+        path.unlink()
 
 
 def fit(

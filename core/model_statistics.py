@@ -45,8 +45,10 @@ NO_VARIANCE = 1e-10
 class ModelStatistics:
     """Statistics at nodes of lambda = log(alpha / sigma), between them linear.
 
+    Kept in float64 on the CPU, whatever they are given in.
+
     Attributes:
-        half_log_snr: (N,) ascending float64, two or more.
+        half_log_snr: (N,) ascending, two or more.
         linear, slope, offset: l, s and b of (N, *space), space that of the state or of size 1 where one number serves
             all.
 
@@ -60,14 +62,18 @@ class ModelStatistics:
     offset: Tensor = field(repr=False)
 
     def __post_init__(self) -> None:
+        for name in NAMES:
+            object.__setattr__(self, name, getattr(self, name).detach().to("cpu", torch.float64))
         nodes = self.half_log_snr
-        if nodes.ndim != 1 or len(nodes) < 2 or not bool((nodes.diff() > 0).all()):
+        ascending = nodes.ndim == 1 and len(nodes) >= 2 and bool((nodes.diff() > 0).all())
+        if not ascending or not bool(torch.isfinite(nodes).all()):
             raise ValueError(
-                f"expected two or more ascending nodes, got {tuple(nodes.shape)}; order them from noise to data"
+                f"expected two or more finite, ascending nodes, got {tuple(nodes.shape)}; order them from noise to data"
             )
         for name in NAMES[1:]:
             value = getattr(self, name)
-            if value.shape != self.linear.shape or len(value) != len(nodes) or not bool(torch.isfinite(value).all()):
+            fits = value.ndim > 0 and value.shape == self.linear.shape and len(value) == len(nodes)
+            if not fits or not bool(torch.isfinite(value).all()):
                 raise ValueError(
                     f"expected finite {name} of shape ({len(nodes)}, *space), got {tuple(value.shape)}; estimate again"
                 )
@@ -87,6 +93,15 @@ class ModelStatistics:
         ones = torch.ones((2,) + (1,) * dimensions, dtype=torch.float64)
         linear, slope = (1.0, 0.0) if prediction == "data" else (0.0, -1.0)
         return cls(ends, linear * ones, slope * ones, 0 * ones)
+
+    def check(self, x: Tensor) -> None:
+        """Raise ValueError unless they are for states of this shape, (B, *space)."""
+        space = self.linear.shape[1:]
+        if len(space) != x.ndim - 1 or any(own not in (1, size) for own, size in zip(space, x.shape[1:], strict=True)):
+            raise ValueError(
+                f"expected states (batch, {', '.join(map(str, space))}), as the statistics, got {tuple(x.shape)}; "
+                "estimate them for this model"
+            )
 
     def at(self, half_log_snr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(l, s, b), each (M, *space), at (M,) values of lambda; constant beyond the ends."""
@@ -126,7 +141,7 @@ class _Moments:
     def means(self) -> tuple[Tensor, Tensor, Tensor]:
         """E[diagonal] (*space), E[fields] (3, *space), E[fields fields] (3, 3, *space)."""
         found = self.diagonal, self.first, self.second
-        diagonal, first, second = (torch.as_tensor(value) / self.count for value in found)
+        diagonal, first, second = (torch.as_tensor(value).cpu() / self.count for value in found)
         return diagonal, first, second
 
 
@@ -158,6 +173,7 @@ def estimate_statistics(
     Raises:
         ValueError: no samples, or a grid that reaches sigma = 0 or alpha = 0.
     """
+    grid = grid.cpu()
     nodes = half_log_snr(schedule, grid)
     if not bool(torch.isfinite(nodes).all()):
         raise ValueError("expected sigma > 0 and alpha > 0 on the whole grid, got an end without; cut the grid there")
@@ -262,7 +278,10 @@ def load_statistics(path: str | Path) -> ModelStatistics:
             f"expected a file of format {FORMAT!r}, got {metadata.get('format')!r} in {path}; "
             "give one that save_statistics wrote"
         )
-    version = json.loads(metadata["card"])["version"]
+    try:
+        version = json.loads(metadata["card"])["version"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"expected a JSON card in {path}, got none that can be read; estimate them again") from error
     if version != VERSION:
         raise ValueError(f"expected version {VERSION}, got {version} in {path}; use the release that wrote it")
     return ModelStatistics(**tensors)

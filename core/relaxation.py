@@ -20,7 +20,7 @@ from core.fitting import FitConfig
 from core.schedules import EDM, Schedule
 from core.state import Solver, State, VelocityField, plan
 from core.supervision import Example, draw
-from core.training import EndpointLoss, train_solver
+from core.training import EndpointLoss, Run, run_to_end, train_solver
 
 CONSTANT = 0.02
 """Per number of a sample."""
@@ -170,6 +170,7 @@ def train_relaxed(
     schedule: Schedule | None = None,
     pool: NoisePool | None = None,
     frozen: Sequence[nn.Module] = (),
+    run: Run = run_to_end,
     identity: Mapping[str, Any] | None = None,
     report: Callable[[int, Mapping[str, float]], None] | None = None,
     autocast: Literal["float32", "bfloat16"] = "float32",
@@ -181,7 +182,7 @@ def train_relaxed(
         solver: a learned solver.
         grid: (steps + 1,).
         pairs: all training pairs: x_T (P, *space), condition (P, ...) or None, endpoint (P, ...).
-        bind, loss, config, directory, frozen, identity, report, autocast, fabric: see `core.train_solver`.
+        bind, loss, config, directory, frozen, run, identity, report, autocast, fabric: see `core.train_solver`.
         relaxation: see `Relaxation`.
         schedule: of the model, for sigma_T; EDM where not given.
         pool: noises that were trained before, of the same pairs; a new pool where not given.
@@ -211,6 +212,7 @@ def train_relaxed(
         config,
         directory,
         frozen=frozen,
+        run=run,
         identity={**(identity or {}), "relaxation": asdict(relaxation), "radius": pool.radius, "pairs": len(pairs.x_T)},
         report=report,
         autocast=autocast,

@@ -70,6 +70,7 @@ class Teacher:
         grid: its grid.
         directory: of the cache; made where it is not there.
         identity: what the rollouts depend on besides solver and grid: the hash of the frozen weights, the data.
+        denoise: the endpoint is the data predicted from the last state, see `core.integrate`.
 
     Raises:
         ValueError: the folder holds rollouts of another teacher, or something else.
@@ -77,17 +78,24 @@ class Teacher:
 
     name = "teacher"
 
-    def __init__(self, solver: Solver, grid: Tensor, directory: Path, identity: Mapping[str, Any] | str) -> None:
+    def __init__(
+        self,
+        solver: Solver,
+        grid: Tensor,
+        directory: Path,
+        identity: Mapping[str, Any] | str,
+        denoise: bool = False,
+    ) -> None:
         self.solver = solver
+        self.denoise = denoise
         self.grid = grid
         self.directory = Path(directory)
-        self.identity = json.loads(
-            json.dumps({"solver": to_specification(solver), "grid": grid.double().tolist(), "of": identity})
-        )
+        rollout = {"solver": to_specification(solver), "grid": grid.double().tolist(), "of": identity}
+        self.identity = json.loads(json.dumps({**rollout, **({"denoise": True} if denoise else {})}))
         self._store = EndpointStore(self.directory, self.identity)
 
     def _rollout(self, field: VelocityField, x_T: Tensor) -> Tensor:
-        return integrate(field, self.solver, x_T, self.grid).x
+        return integrate(field, self.solver, x_T, self.grid, denoise=self.denoise).x
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Those of `keys` that are not in the cache yet, once each, in their order."""

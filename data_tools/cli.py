@@ -111,6 +111,22 @@ def _with_flags(options: type, argv: list[str]) -> list[str]:
     ]
 
 
+def joined(*options: str, argv: Sequence[str] | None = None) -> list[str]:
+    """The command line with values that stand apart after these options joined: `--nfe 3 4 5` for `--nfe 3,4,5`."""
+    words: list[str] = []
+    values = 0  # of the option that the line is at; below 0 it is another
+    for word in sys.argv[1:] if argv is None else argv:
+        if word.startswith("--"):
+            values = 0 if word.removeprefix("--") in options else -1
+            words.append(word)
+        elif values > 0:
+            words[-1] += f",{word}"
+        else:
+            values += values == 0
+            words.append(word)
+    return words
+
+
 def _complain(prog: str, message: str) -> None:
     sys.stderr.write(f"{prog}: {' '.join(message.split())}\n")
     raise SystemExit(2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import core
 
 MULTISTEP_ORDER = 2
@@ -10,6 +13,9 @@ MULTISTEP_ORDER = 2
 TEACHER_SOLVER, TEACHER_STEPS = "ipndm", 24
 TEACHER = f"{TEACHER_SOLVER}-{TEACHER_STEPS}"
 """The many-step sampler that teaches operators, NAME-STEPS: as near to the exact solution as 100 steps of DDIM."""
+
+DEFAULT_BASE: Mapping[str, str] = MappingProxyType({"teacher": "ipndm", "target": "ddim"})
+"""Base solver by supervision: an operator does best where it starts near to what it is trained for."""
 
 
 def build_base(name: str, schedule: core.DiscreteVP) -> core.Solver:

@@ -57,10 +57,12 @@ class AdamsBashforth:
 
     def _weights(self, buffer: tuple[Evaluation, ...], t_next: Tensor) -> Tensor | tuple[float]:
         end = self.chart.coordinate(t_next)
-        if len(buffer) == 1 or not torch.isfinite(end):
+        if len(buffer) == 1 or not bool(torch.isfinite(end).all()):
             return (1.0,)
-        nodes = torch.stack([self.chart.coordinate(evaluation.t) for evaluation in buffer])
-        return (published_weights if self.reference_compatible else lagrange_means)(nodes, nodes[0], end)
+        # times may be one a sample, (B, 1, ..., 1): those that a predictor chose
+        nodes = torch.stack(torch.broadcast_tensors(*(self.chart.coordinate(e.t) for e in buffer), end)[:-1])
+        weights = (published_weights if self.reference_compatible else lagrange_means)(nodes, nodes[0], end)
+        return weights.to(buffer[0].x) if weights.ndim > 1 else weights  # those a sample would promote the state
 
 
 def published_weights(nodes: Tensor, start: Tensor, end: Tensor) -> Tensor:
@@ -72,14 +74,14 @@ def published_weights(nodes: Tensor, start: Tensor, end: Tensor) -> Tensor:
     exactly, three wherever steps are even.
 
     Args:
-        nodes: (K,), newest first, K <= 4.
-        start, end: () ends of the step; start is nodes[0].
+        nodes: (K, *shape), newest first, K <= 4.
+        start, end: ends of the step of that shape, () for one; start is nodes[0].
 
     Returns:
-        (K,) weights.
+        Weights of the shape of the nodes.
     """
     one, zero = torch.ones_like(start), torch.zeros_like(start)
-    h0, h = end - start, -nodes.diff()
+    h0, h = end - start, -nodes.diff(dim=0)
     rows = [torch.stack([one, zero, zero, zero])]
     if len(nodes) > 1:
         rows.append(h0 / h[0] / 2 * torch.stack([one, -one, zero, zero]))
@@ -89,7 +91,7 @@ def published_weights(nodes: Tensor, start: Tensor, end: Tensor) -> Tensor:
         rows.append((1 - q * r) / 2 * torch.stack([one, -1 - ratio, ratio, zero]))
     if len(nodes) > 3:
         p = (1 - h0 / (h0 + h[0]) / 2) * h0 / (h0 + h[0] + h[1]) / 6
-        r = r * (h0 + h[0] + h[1]) / h.sum()
+        r = r * (h0 + h[0] + h[1]) / h.sum(0)
         g = h[0] * (h[0] + h[1]) / (h[1] * (h[1] + h[2]))
         third = torch.stack([one, -1 - ratio - g, ratio + g * (1 + h[1] / h[2]), -g * ratio])
         rows.append(((1 - q) / 2 + p) * r * third)

@@ -134,7 +134,13 @@ class _Planned:
         return self.method.chart
 
     def step(self, field: VelocityField, state: State, t_next: Tensor) -> State:
-        """The state predicted at `t_next`, from the state corrected where it is."""
+        """The state predicted at `t_next`, from the state corrected where it is.
+
+        Raises:
+            ValueError: statistics of states of another shape.
+        """
+        if state.step == 0:
+            self.method.statistics.check(state.x)
         seen, calls = remember(field, state, self.memory + 1)
         x = self._corrected(state, seen) if self.method.corrector and state.step else state.x
         buffer = seen[: self.memory]

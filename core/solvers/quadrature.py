@@ -19,11 +19,11 @@ def lagrange_means(nodes: Tensor, start: Tensor, end: Tensor) -> Tensor:
     Wanner, Solving Ordinary Differential Equations I, III.1 and III.5: variable-step Adams-Bashforth).
 
     Args:
-        nodes: (K,) distinct, K <= 4, in any order.
-        start, end: () ends of the step.
+        nodes: (K,) distinct, K <= 4, in any order; or (K, *shape) for weights of several steps at once.
+        start, end: () ends of the step, or of that shape.
 
     Returns:
-        (K,) weights; they sum to 1.
+        Weights of the shape of the nodes; they sum to 1 over the first axis.
     """
     middle, half = (start + end) / 2, (end - start) / 2
     points = torch.stack([middle - GAUSS_POINT * half, middle + GAUSS_POINT * half])
@@ -31,8 +31,9 @@ def lagrange_means(nodes: Tensor, start: Tensor, end: Tensor) -> Tensor:
 
 
 def lagrange(nodes: Tensor, points: Tensor) -> Tensor:
-    """L_j(s) at each point s (P,) for each of the distinct nodes (K,): (P, K)."""
+    """L_j(s) at each point s (P, *shape) for each of the distinct nodes (K, *shape): (P, K, *shape)."""
     same = torch.eye(len(nodes), dtype=torch.bool, device=nodes.device)
+    same = same.view(*same.shape, *(1,) * (nodes.ndim - 1))
     below = (nodes[:, None] - nodes).masked_fill(same, 1.0)
-    above = (points[:, None, None] - nodes).expand(-1, len(nodes), -1).masked_fill(same, 1.0)
-    return (above / below).prod(-1)
+    above = (points[:, None, None] - nodes).expand(-1, *below.shape).masked_fill(same, 1.0)
+    return (above / below).prod(2)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from numbers import Integral
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, Never
 
 from torch import Tensor
 
 import core.operators.corrected as corrected  # the module: it reads the multistep methods and is not whole yet
-from core.charts import Chart, NoiseChart, TimeChart
 from core.model_statistics import ModelStatistics
 from core.names import nearest
 from core.operators.residual import ResidualConfig
@@ -35,45 +35,12 @@ from core.solvers.learned.s4s_alt import AlternatingConfig, S4SAlternating
 from core.solvers.learned.s4s_lms import S4SMultistep
 from core.solvers.learned.s4s_pc import S4SPredictorCorrector
 from core.solvers.learned.s4s_ss import S4SSingleStep
+from core.solvers.options import SolverOptions, read_options, shown
 from core.solvers.rk4 import RK4
 from core.solvers.unipc import UniPC
 from core.state import Solver
 
 DEFAULT_ORDER = 4
-
-
-@dataclass(frozen=True, slots=True)
-class SolverOptions:
-    """The options of `build_solver`, described there; None where not given."""
-
-    order: int | None = None
-    schedule: Schedule | None = None
-    seeds: tuple[int, ...] | None = None
-    r: float | Tensor | None = None
-    prediction: Literal["data", "noise"] | None = None
-    variant: Literal["bh1", "bh2"] | None = None
-    thresholding: bool | None = None
-    lower_order_final: bool | None = None
-    reference_compatible: bool | None = None
-    base: Solver | None = None
-    grid: Tensor | None = None
-    history: int | None = None
-    points: int | None = None
-    weights: Tensor | None = None
-    time_scale: Tensor | None = None
-    scale_dir: float | Tensor | None = None
-    scale_time: float | Tensor | None = None
-    statistics: ModelStatistics | None = None
-    operator: ResidualConfig | ScalarConfig | None = None
-
-    @property
-    def chart(self) -> Chart:
-        return TimeChart() if self.schedule is None else NoiseChart(self.schedule)
-
-    @property
-    def given(self) -> tuple[str, ...]:
-        """Names of the options that were given."""
-        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +194,7 @@ def build_solver(
     scale_time: float | Tensor | None = None,
     statistics: ModelStatistics | None = None,
     operator: ResidualConfig | ScalarConfig | None = None,
+    **unknown: Never,
 ) -> Solver:
     """A solver by name. Each name takes some of the options; what it does not take is refused.
 
@@ -253,43 +221,50 @@ def build_solver(
 
     Raises:
         ValueError: an unknown name, an option that the method does not take or lacks, a value it cannot have.
+        TypeError: a word that is no option of any method.
     """
     if name not in SOLVERS:
         raise ValueError(f"expected a solver among {', '.join(SOLVERS)}, got {name!r}{nearest(name, SOLVERS)}")
-    options = SolverOptions(
-        order=order,
-        schedule=schedule,
-        seeds=None if seeds is None else tuple(seeds),
-        r=r,
-        prediction=prediction,
-        variant=variant,
-        thresholding=thresholding,
-        lower_order_final=lower_order_final,
-        reference_compatible=reference_compatible,
-        base=base,
-        grid=grid,
-        history=history,
-        points=points,
-        weights=weights,
-        time_scale=time_scale,
-        scale_dir=scale_dir,
-        scale_time=scale_time,
-        statistics=statistics,
-        operator=operator,
-    )
     entry = SOLVERS[name]
-    _check(name, entry, options)
-    return entry.build(options)
+    if unknown:
+        wrong, takes = next(iter(unknown)), entry.takes
+        raise TypeError(
+            f"expected an option among {', '.join(takes)} for {name!r}, got {wrong!r}{nearest(wrong, takes)}"
+        )
+    given = {
+        "order": order,
+        "schedule": schedule,
+        "seeds": seeds,
+        "r": r,
+        "prediction": prediction,
+        "variant": variant,
+        "thresholding": thresholding,
+        "lower_order_final": lower_order_final,
+        "reference_compatible": reference_compatible,
+        "base": base,
+        "grid": grid,
+        "history": history,
+        "points": points,
+        "weights": weights,
+        "time_scale": time_scale,
+        "scale_dir": scale_dir,
+        "scale_time": scale_time,
+        "statistics": statistics,
+        "operator": operator,
+    }
+    _check(name, entry, given)
+    return entry.build(read_options(name, given))
 
 
-def _check(name: str, entry: Entry, options: SolverOptions) -> None:
+def _check(name: str, entry: Entry, values: Mapping[str, Any]) -> None:
     """Raise ValueError for an option that the method does not take or lacks."""
-    for option in options.given:
-        if option == "order" and "order" not in entry.takes and options.order == entry.order:
-            continue
-        if option not in entry.takes:
-            known = f"it takes {', '.join(entry.takes)}" if entry.takes else "it takes none"
-            raise ValueError(f"expected no {option} for {name!r}, got {getattr(options, option)}; {known}")
+    given = {option: value for option, value in values.items() if value is not None}
+    for option, value in given.items():
+        only_order = option == "order" and isinstance(value, Integral) and value == entry.order
+        if option not in entry.takes and not only_order:
+            raise ValueError(
+                f"expected no {option} for {name!r}, got {shown(value)}; it takes {', '.join(entry.takes)}"
+            )
     for option in entry.needs:
-        if option not in options.given:
+        if option not in given:
             raise ValueError(f"expected {option} for {name!r}, got none; {ADVICE[option]}")

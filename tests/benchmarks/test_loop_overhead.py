@@ -191,3 +191,31 @@ def test_our_loop_is_no_slower(loops: Loops, benchmark) -> None:
     ours, other = fastest(loops, rounds=40)
     benchmark.extra_info.update(ours=ours, theirs=other, ratio=ours / other)
     assert ours < SLACK * other
+
+
+LEARNED_SLACK = 1.4
+"""What a learned table may cost over fixed weights: its plan of times and numbers, and a factor a slope."""
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_learned_weights_cost_little_over_fixed_ones(trained: bool, benchmark) -> None:
+    """DyWeight against iPNDM of as many evaluations, which it is before training."""
+    denoiser, x_T = Network(), 80 * drawn(0)
+    field, base = core.DenoiserField(denoiser), core.IPNDM(3)
+    learned = core.build_solver("dyweight", base=base, grid=KARRAS)
+    if trained:
+        weights, scale = (parameter.detach().clone() for parameter in learned.parameters())  # pyright: ignore
+        weights, scale = 0.97 * weights, torch.linspace(0.9, 1.02, STEPS - 1, dtype=torch.float64)
+        learned = core.build_solver("dyweight", weights=weights, time_scale=scale)
+
+    def run(solver: core.Solver) -> Callable[[], Tensor]:
+        return lambda: core.integrate(field, solver, x_T, KARRAS).x
+
+    loops = Loops(denoiser, run(learned), lambda: run(base))
+    theirs = loops.prepare()()
+    denoiser.calls = 0
+    assert torch.equal(loops.ours(), theirs) is not trained
+    benchmark(loops.ours)
+    ours, other = fastest(loops, rounds=40)
+    benchmark.extra_info.update(ours=ours, theirs=other, ratio=ours / other)
+    assert ours < LEARNED_SLACK * other

@@ -11,6 +11,7 @@ import torch
 from core.analysis import (
     Refined,
     analyse_corrections,
+    correction_sizes,
     error_against_nfe,
     local_floors,
     measured_order,
@@ -88,6 +89,13 @@ def test_scalar_corrections_lie_in_the_span_and_spatial_ones_do_not(schedule: VP
         assert [row.step for row in rows] == [0, 1, 2]
         assert all(lowest <= row.out_of_span <= highest for row in rows)
         assert all(0 < row.magnitude < 10 for row in rows)
+    sizes = correction_sizes(field, spatial, x_T, grid, endpoint)
+    for row, mean in zip(sizes, analyse_corrections(field, spatial, x_T, grid, endpoint), strict=True):
+        assert row.out_of_span.shape == row.magnitude.shape == (6,)
+        assert (float(row.out_of_span.mean()), float(row.magnitude.mean())) == mean[1:]
+    analytic = correction_sizes(field, spatial, x_T, grid, endpoint, afs=True)
+    assert [row.step for row in analytic] == [0, 1, 2]
+    assert not torch.equal(analytic[0].out_of_span, sizes[0].out_of_span)
     untrained = spanlift(base, ResidualConfig(2, width=8, steps=3), schedule or EDM())
     assert {row[1:] for row in analyse_corrections(field, untrained, x_T, grid, endpoint)} == {(0, 0)}
 

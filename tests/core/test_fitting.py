@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.fitting import Average, FitConfig, fit, write_atomically
@@ -108,6 +111,21 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(path, write)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no permission bits")
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_a_written_file_has_the_mode_that_the_umask_gives(tmp_path: Path, mask: int) -> None:
+    """safetensors writes private files; those of a shared folder would be unreadable for everybody else."""
+    tensors = {"a": torch.ones(3)}
+    before = os.umask(mask)
+    try:
+        for name in ("new", "new"):  # the second time over an old file
+            write_atomically(tmp_path / name, lambda temporary: save_file(tensors, temporary))
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o666 & ~mask
+    finally:
+        os.umask(before)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 @pytest.mark.parametrize(("name", "value"), [("iterations", 0), ("learning_rate", 0.0)])

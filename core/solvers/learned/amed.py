@@ -46,7 +46,7 @@ from core.solvers.multistep import combine
 from core.state import Planned, Solver, State, VelocityField, evaluate, nfe_of
 
 if TYPE_CHECKING:
-    from core.solvers.registry import SolverOptions
+    from core.solvers.options import SolverOptions
 
 BASES = (Euler, IPNDM, AdamsBashforth, DPMSolver2, DPMSolverPP)
 """Solvers that AMED-Plugin works on."""

@@ -8,8 +8,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from core.schedules import Schedule
 from core.solvers.learned.intermediate import observed
-from core.state import Evaluation, State, VelocityField, nfe_of, push
+from core.state import AnalyticStart, Evaluation, State, VelocityField, nfe_of, push
 
 HIDDEN, SHOWN, CLOCK = 128, 4, 8
 """Widths of the published predictor: hidden layer, features kept, numbers that stand for a time."""
@@ -44,17 +45,33 @@ class HookedField:
     def evaluations_per_call(self) -> int:
         return nfe_of(self.field)
 
+    @property
+    def schedule(self) -> Schedule:
+        """The field's; there is none where it has none."""
+        return self.field.schedule  # pyright: ignore[reportAttributeAccessIssue]
+
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         return self.field(x, t)
 
     def analytic_velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.field.analytic_velocity(x, t)  # pyright: ignore
+        """The field's.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if not isinstance(self.field, AnalyticStart):
+            raise ValueError(
+                f"expected a field with analytic_velocity for afs=True, got {type(self.field).__name__}; "
+                "hook a field of core.fields or use afs=False"
+            )
+        return self.field.analytic_velocity(x, t)
 
     def with_features(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """See `Bottleneck`.
 
         Raises:
-            ValueError: the module did not run, or ran more than once, or for another number of samples.
+            ValueError: the module did not run, or ran more than once, or for another number of samples, or its output
+                has no channels.
         """
         seen: list[Tensor] = []
         handle = self.module.register_forward_hook(lambda *call: seen.append(call[2]))  # (module, inputs, output)
@@ -62,10 +79,12 @@ class HookedField:
             velocity = self.field(x, t)
         finally:
             handle.remove()
-        if len(seen) != 1 or len(seen[0]) != len(x):
+        shapes = [tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__ for out in seen]
+        if len(seen) != 1 or isinstance(shapes[0], str) or len(shapes[0]) < 3 or shapes[0][0] != len(x):
             raise ValueError(
-                f"expected {type(self.module).__name__} to run once on {len(x)} samples, got "
-                f"{[len(output) for output in seen]}; hook a module of the network that is called once per evaluation"
+                f"expected {type(self.module).__name__} to run once on {len(x)} samples, with an output (batch, "
+                f"channels, *size), got {', '.join(map(str, shapes)) or 'no run'}; hook a module that is called once "
+                "per evaluation, e.g. the network's innermost block"
             )
         return velocity, seen[0].mean(1).flatten(1)
 

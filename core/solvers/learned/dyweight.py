@@ -14,27 +14,25 @@ scaled time as it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from core.charts import Chart, NoiseChart, TimeChart
 from core.schedules import EDM, RectifiedFlow, Schedule
-from core.solvers.adams_bashforth import AdamsBashforth
 from core.solvers.euler import Euler
-from core.solvers.ipndm import IPNDM, WEIGHTS
+from core.solvers.ipndm import IPNDM
 from core.solvers.learned.base import Learned
-from core.solvers.multistep import combine
+from core.solvers.learned.dyweight_run import Run, numbers, shifted
+from core.solvers.learned.start_tables import LinearMultistep, depends_on_grid, table_of, uniform_table
 from core.solvers.quadrature import MOST_NODES
-from core.state import Evaluation, State, VelocityField, evaluate, nfe_of, push
+from core.state import State, VelocityField
 
 if TYPE_CHECKING:
-    from core.solvers.registry import SolverOptions
+    from core.solvers.options import SolverOptions
 
-ROUNDING = 1e-12
-"""Weights whose sum is this near to 1 shift no time: it is the rounding of their sum."""
 REFERENCE_OFFSET = 1e-8
 """What the published code adds to tau where it divides by it."""
 SPREAD = 0.05
@@ -49,8 +47,8 @@ class DyWeightConfig:
 
     Attributes:
         grid: (steps + 1,) it is for; empty for numbers that are used on any grid of `steps` steps.
-        base: solver to start as: iPNDM is the paper's "AB", Adams-Bashforth has the weights exact on the grid. Its
-            chart is where the slopes are weighed.
+        base: solver to start as: iPNDM is the paper's "AB", Adams-Bashforth and DEIS have weights found for the grid.
+            Its chart is where the slopes are weighed.
         history: K, slopes that a step weighs, the newest included.
         steps: number of steps, where there is no grid.
         start: "base"; "uniform", all available slopes alike; "perturbed", the base with noise in weights and scales.
@@ -67,7 +65,7 @@ class DyWeightConfig:
     """
 
     grid: Tensor = NO_GRID
-    base: Euler | IPNDM | AdamsBashforth = field(default_factory=lambda: IPNDM(HISTORY))
+    base: LinearMultistep = field(default_factory=lambda: IPNDM(HISTORY))
     history: int = HISTORY
     steps: int | None = None
     start: Literal["base", "uniform", "perturbed"] = "base"
@@ -78,13 +76,13 @@ class DyWeightConfig:
     reference_compatible: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.grid) == 0 and (self.steps is None or isinstance(self.base, AdamsBashforth)):
-            raise ValueError("expected a grid for weights that depend on it, got none; pass grid=core.build_grid(...)")
-        if not isinstance(self.base, Euler | IPNDM | AdamsBashforth):
+        if not isinstance(self.base, LinearMultistep):
             raise ValueError(
-                f"expected a base among Euler, IPNDM and AdamsBashforth, got {type(self.base).__name__}; "
+                f"expected a base among Euler, IPNDM, AdamsBashforth and DEIS, got {type(self.base).__name__}; "
                 "DyWeight starts from a table of weights of slopes"
             )
+        if len(self.grid) == 0 and (self.steps is None or depends_on_grid(self.base)):
+            raise ValueError("expected a grid for weights that depend on it, got none; pass grid=core.build_grid(...)")
         if not isinstance(self.base.chart, TimeChart | NoiseChart):
             raise ValueError(
                 f"expected a base in the time or the noise chart, got {type(self.base.chart).__name__}; "
@@ -129,7 +127,7 @@ class DyWeight(Learned):
         self.register_buffer("band", (age >= 0) & (age < config.history), persistent=False)
         generator = torch.Generator().manual_seed(config.seed)
         spread = SPREAD if config.start == "perturbed" else 0.0
-        weights = _uniform(self.band) if config.start == "uniform" else _table(config.base, config.grid, count)
+        weights = uniform_table(self.band) if config.start == "uniform" else table_of(config.base, config.grid, count)
         scale = torch.ones(count, dtype=torch.float64) + spread * _noise((count,), generator)
         self.weights = nn.Parameter(weights + spread * self.band * _noise((count, count), generator))
         if config.bounds is None:
@@ -170,20 +168,25 @@ class DyWeight(Learned):
             )
         weights = (self.weights * self.band).to(grid)
         nodes = self.chart.coordinate(grid)
-        tau = _shifted(nodes, weights)
+        tau = shifted(nodes, weights)
         if isinstance(self.chart, NoiseChart) and bool((tau.detach()[:-1] <= 0).any()):
             raise ValueError(f"expected shifted times above 0, got {tau.tolist()} in sigma / alpha; train more gently")
         queries = (self.scales.to(grid) * tau[:-1]).abs()
         gains = queries / (tau[:-1] + REFERENCE_OFFSET) if self.config.reference_compatible else queries / tau[:-1]
-        rows = [row[max(0, i + 1 - self.memory) : i + 1] for i, row in enumerate(_numbers(weights))]
         return Run(
-            config=self.config,
+            chart=self.chart,
+            schedule=self.config.schedule,
+            analytic=self.config.analytic,
             memory=self.memory,
             times=(*self._clock(tau[:-1], grid[:-1]), grid[-1]),
             queries=self._clock(queries, grid[:-1]),
-            weights=tuple(row[::-1] for row in rows),
-            gains=_numbers(gains),
+            weights=self._newest_first(weights),
+            gained=self._newest_first(weights * gains),
         )
+
+    def _newest_first(self, table: Tensor) -> tuple[Sequence[float | Tensor], ...]:
+        """The band of a table by rows."""
+        return tuple(row[max(0, i + 1 - self.memory) : i + 1][::-1] for i, row in enumerate(numbers(table)))
 
     def step(self, field: VelocityField, state: State, t_next: Tensor) -> State:
         raise ValueError(
@@ -197,107 +200,6 @@ class DyWeight(Learned):
         schedule = self.chart.schedule  # pyright: ignore[reportAttributeAccessIssue]
         rounding = nodes - schedule.time_at(schedule.ratio(nodes))
         return (schedule.time_at(tau) + rounding).unbind()
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A DyWeight on one grid.
-
-    Attributes:
-        config: what it was built from.
-        memory: slopes that a step weighs.
-        times: N + 1 times () of the states: the shifted ones, and the end of the grid.
-        queries: N times () that the network is told.
-        weights: per step, newest first; floats, or tensors () where there is a gradient.
-        gains: N factors alike: what a slope taken at the scaled time is multiplied by to be one at the shifted time.
-    """
-
-    config: DyWeightConfig
-    memory: int
-    times: tuple[Tensor, ...]
-    queries: tuple[Tensor, ...]
-    weights: tuple[Sequence[float | Tensor], ...]
-    gains: Sequence[float | Tensor]
-    order: int | None = None
-
-    @property
-    def chart(self) -> Chart:
-        return self.config.base.chart
-
-    def step(self, field: VelocityField, state: State, t_next: Tensor) -> State:
-        i = state.step
-        evaluation, calls = self._evaluation(field, state)
-        buffer = push(evaluation, state.buffer, self.memory)
-        weights = self.weights[i]
-        if self._gains_apply(field):
-            # the analytic first slope was not taken at a scaled time: it is the one whose time is no query
-            made_at = range(i, i - len(buffer), -1)
-            known = zip(weights, buffer, made_at, strict=True)
-            weights = [w * self.gains[j] if e.t is self.queries[j] else w for w, e, j in known]
-        moved = combine(self.chart, state, t_next, buffer, weights, calls)
-        return replace(moved, x=self._rescaled(moved.x, t_next, self.times[i + 1]), t=self.times[i + 1])
-
-    def _evaluation(self, field: VelocityField, state: State) -> tuple[Evaluation, int]:
-        if state.step == 0 and state.buffer:
-            return state.buffer[0], 0
-        if state.step == 0 and self.config.analytic:
-            raise ValueError(
-                "expected an analytic first step, got none; these numbers have no time scale for a first evaluation: "
-                "pass afs=True to core.integrate"
-            )
-        query = self.queries[state.step]
-        return evaluate(field, self._rescaled(state.x, self.times[state.step], query), query), nfe_of(field)
-
-    def _rescaled(self, x: Tensor, t: Tensor, t_new: Tensor) -> Tensor:
-        """The state at t as one at t_new with the same y: only in the noise chart is that another x."""
-        if isinstance(self.chart, TimeChart):
-            return x
-        return self.chart.back(self.chart.to(x, t)[0], t_new) if not torch.equal(t, t_new) else x
-
-    def _gains_apply(self, field: VelocityField) -> bool:
-        if isinstance(self.chart, NoiseChart):
-            return True
-        schedule = self.config.schedule or getattr(field, "schedule", None)
-        return schedule is None or isinstance(schedule, EDM)
-
-
-def _shifted(nodes: Tensor, weights: Tensor) -> Tensor:
-    """tau (N + 1,) from nodes (N + 1,) and W (N, N); exactly the nodes where rows sum to 1, up to rounding.
-
-    tau_{i+1} = t_{i+1} + (sum_j W_ij - 1) (t_{i+1} - tau_i) is the recursion of the paper.
-    """
-    excess = weights.sum(1) - 1
-    excess = torch.where(excess.detach().abs() <= ROUNDING, excess - excess.detach(), excess)  # 0, with its gradient
-    tau = [nodes[0]]
-    for node, beyond in zip(nodes[1:], excess, strict=True):
-        tau.append(node + beyond * (node - tau[-1]))
-    return torch.stack(tau)
-
-
-def _numbers(values: Tensor) -> Any:
-    """Nested sequences of the values: floats, by which tensors are scaled faster, but where there is a gradient."""
-    if not (values.requires_grad and torch.is_grad_enabled()):
-        return values.tolist()
-    return [row.unbind() for row in values] if values.ndim == 2 else values.unbind()
-
-
-def _uniform(band: Tensor) -> Tensor:
-    return band.double() / band.sum(1, keepdim=True)
-
-
-def _table(base: Euler | IPNDM | AdamsBashforth, grid: Tensor, count: int) -> Tensor:
-    """W (count, count) of a handcrafted solver; the first steps weigh what there is."""
-    table = torch.zeros(count, count, dtype=torch.float64)
-    for i in range(count):
-        known = min(i + 1, base.memory)
-        if isinstance(base, AdamsBashforth):
-            nodes = grid.double()[i + 1 - known : i + 1].flip(0)
-            buffer = tuple(Evaluation(t, t, t) for t in nodes)
-            newest_first = torch.as_tensor(base._weights(buffer, grid.double()[i + 1]), dtype=torch.float64)
-        else:
-            newest_first = torch.tensor(WEIGHTS[known - 1], dtype=torch.float64)
-        table[i, i + 1 - known : i + 1] = newest_first.flip(0)
-    return table
 
 
 def _noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

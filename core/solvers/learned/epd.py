@@ -37,7 +37,7 @@ from core.solvers.learned.intermediate import (
 from core.state import Evaluation, Solver, State, VelocityField, evaluate, nfe_of
 
 if TYPE_CHECKING:
-    from core.solvers.registry import SolverOptions
+    from core.solvers.options import SolverOptions
 
 BASES = (Euler, IPNDM, AdamsBashforth)
 """Solvers that EPD-Plugin works on."""

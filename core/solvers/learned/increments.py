@@ -25,7 +25,7 @@ from core.schedules import EDM, Schedule
 from core.state import Evaluation, Solver, State, VelocityField, evaluate, nfe_of, observe, plan, push, trajectory
 
 if TYPE_CHECKING:
-    from core.solvers.registry import SolverOptions
+    from core.solvers.options import SolverOptions
 
 Place = Callable[[int, Tensor, Tensor, Sequence[Evaluation]], tuple[Tensor, Tensor]]
 """(number of the evaluation in its step, x, t, the step's evaluations before it) -> (x, t) to ask the network at."""

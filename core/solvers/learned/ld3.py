@@ -18,7 +18,7 @@ from core.solvers.learned.times import MonotoneTimes
 from core.state import Evaluation, Planned, Solver, State, VelocityField
 
 if TYPE_CHECKING:
-    from core.solvers.registry import SolverOptions
+    from core.solvers.options import SolverOptions
 
 
 @dataclass(frozen=True, eq=False)
