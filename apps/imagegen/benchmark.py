@@ -1,0 +1,189 @@
+"""`python -m apps.imagegen.benchmark`: the papers' tables with our numbers beside the published ones."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from apps.imagegen.features import FeatureName
+from apps.imagegen.models import ARCHITECTURES, ImageModel, Precision, image_model, load_model
+from apps.imagegen.models.files import shipped
+from apps.imagegen.published import Published, load_published
+from apps.imagegen.tables.lines import SPECS, Spec
+from apps.imagegen.tables.overhead import OverheadRecipe, fill_overhead
+from apps.imagegen.tables.plot import plot_table
+from apps.imagegen.tables.quality import Bench, QualityRecipe, fill_quality
+from apps.imagegen.tables.span import SpanRecipe, fill_span
+from apps.imagegen.tables.store import Store
+from apps.imagegen.tables.table import Filled, screen_table, write
+from core.names import nearest
+from data_tools.cli import UserError, console, run
+
+TABLES = {
+    **{name: spec.title for name, spec in SPECS.items()},
+    "out-of-span": "Part of SpanLift's correction outside the span of the velocities",
+    "overhead": "Parameters, operations and time that SpanLift adds",
+}
+SPAN_NFE, OVERHEAD_NFE = 7, 9
+SCREEN_WIDTH = 200
+"""Columns of text; a pipe has 80, and a table must not be cut."""
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """Options of the command.
+
+    Attributes:
+        table: which; --list shows them.
+        model: shipped model, file of train_model or convert; for overhead also the name of an architecture, whose
+            weights are then random. By default that of the table.
+        solvers: folder of trained solvers, KEY-nfeN each, as the commands for missing cells make them.
+        nfe: comma-separated numbers of network calls; by default the table's.
+        samples: images of a block (distances), or over all (out-of-span).
+        blocks: blocks of images that intervals are over.
+        seed: of the first image.
+        features: network that looks at images; see apps.imagegen.evaluate.
+        reference: what distances are to: digits, a folder, an npz of images or of mu and sigma.
+        batch: images at once; in the overhead table those that throughput is measured with.
+        repeats: timed runs of each kind in the overhead table; 0 times nothing.
+        device: cpu, cuda, cuda:1, ...
+        precision: of the network; the state stays in float32.
+        out: folder of cells and tables. Cells that are finished there are kept when the command is started again.
+        json: file of the table; TABLE.json in the folder by default.
+        list: show the tables and end.
+    """
+
+    table: str = "digits"
+    model: str | None = None
+    solvers: str = "out/solvers"
+    nfe: str | None = None
+    samples: int = 1000
+    blocks: int = 3
+    seed: int = 0
+    features: FeatureName = "auto"
+    reference: str | None = None
+    batch: int | None = None
+    repeats: int = 5
+    device: str = "cpu"
+    precision: Precision = "float32"
+    out: str = "out/benchmark"
+    json: str | None = None
+    list: bool = False
+
+
+def main(options: BenchmarkOptions) -> None:
+    """Fill a table from what is there, show it, write JSON, CSV and a picture.
+
+    Raises:
+        UserError: an unknown table, numbers that cannot be, or a model, solver or reference that is not what it
+            should be.
+    """
+    if options.list:
+        for name, title in TABLES.items():
+            print(f"{name:14} {title}")
+        return
+    if options.table not in TABLES:
+        known = ", ".join(TABLES)
+        raise UserError(f"expected --table among {known}, got {options.table!r}{nearest(options.table, TABLES)}")
+    out = Path(options.out)
+    filled = _filled(options, Store(out / "cells"), load_published())
+    path = Path(options.json) if options.json else out / f"{options.table}.json"
+    settings = {key: value for key, value in asdict(options).items() if key not in {"out", "json", "list"}}
+    write(filled, settings, path, out / f"{options.table}.csv")
+    plot_table(filled, out / f"{options.table}.png")
+    _show(filled)
+    console.print(f"wrote {path}, {out / options.table}.csv and .png", highlight=False, soft_wrap=True)
+
+
+def _filled(options: BenchmarkOptions, store: Store, published: Published) -> Filled:
+    if options.table == "overhead":
+        (nfe,) = _counts(options, (OVERHEAD_NFE,), most=1)
+        recipe = OverheadRecipe(nfe, batch=options.batch or 1, repeats=options.repeats, seed=options.seed)
+        name = options.model or SPECS["imagenet64"].model
+        return fill_overhead(_any_weights(options, name), name, recipe, store, published)
+    if options.table == "out-of-span":
+        (nfe,) = _counts(options, (SPAN_NFE,), most=1)
+        name = options.model or "digits"
+        model = load_model(name, options.device, options.precision)
+        recipe = SpanRecipe(options.samples, options.batch or 32, options.seed)
+        return fill_span(model, name, options.solvers, nfe, recipe, store, published)
+    spec = SPECS[options.table]
+    counts = _counts(options, spec.nfe)
+    name = options.model or spec.model
+    bench, lacking = _bench(options, spec)
+    return fill_quality(options.table, spec, bench, name, options.solvers, counts, store, published, lacking)
+
+
+def _bench(options: BenchmarkOptions, spec: Spec) -> tuple[Bench | None, str]:
+    """Model and reference, or what would provide the one that is lacking."""
+    again = f"python -m apps.imagegen.benchmark --table {options.table} --model"
+    if options.model is None and spec.model not in shipped():
+        file = ARCHITECTURES[spec.model].file
+        if file is None:
+            return None, f"python -m apps.imagegen.train_model --size {spec.model}"
+        convert = f"python -m apps.imagegen.convert {file} {spec.model}.safetensors"
+        return None, f"{convert} && {again} {spec.model}.safetensors --reference IMAGES"
+    name = options.model or spec.model
+    model = load_model(name, options.device, options.precision)
+    reference = options.reference or (spec.reference if model.channels == 1 else "")
+    if not reference:
+        return None, f"{again} {name} --reference IMAGES"
+    recipe = QualityRecipe(options.samples, options.blocks, options.seed)
+    return Bench(model, reference, options.features, recipe, options.batch or 128), ""
+
+
+def _any_weights(options: BenchmarkOptions, name: str) -> ImageModel:
+    """The model of a file, or an architecture with random weights: costs do not depend on them."""
+    if name in shipped() or name not in ARCHITECTURES:
+        return load_model(name, options.device, options.precision)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        model = image_model(ARCHITECTURES[name].build(), ARCHITECTURES[name], {}, options.precision)
+    return model.to(options.device)
+
+
+def _counts(options: BenchmarkOptions, usual: tuple[int, ...], most: int = 32) -> tuple[int, ...]:
+    """Numbers of calls, ascending, each once."""
+    if options.nfe is None:
+        return usual
+    try:
+        counts = tuple(sorted({int(word) for word in options.nfe.replace(" ", ",").split(",") if word}))
+    except ValueError:
+        counts = ()
+    if not counts or counts[0] < 1 or counts[-1] > 1000 or len(counts) > most:
+        many = "one whole number" if most == 1 else "whole numbers like 3,4,5"
+        raise UserError(f"expected --nfe as {many}, from 1 to 1000, for {options.table}, got {options.nfe!r}")
+    return counts
+
+
+def _show(filled: Filled) -> None:
+    screen = Console(width=SCREEN_WIDTH)
+    screen.print(screen_table(filled))
+    for note in filled.notes:
+        screen.print(f"- {note}", highlight=False, markup=False)
+    cells = [cell for row in filled.rows.values() for cell in row]
+    for why in dict.fromkeys(cell.why for cell in cells if cell.status == "failed"):
+        screen.print(f"- failed: {why}", highlight=False, markup=False)
+    if filled.missing():
+        screen.print("What is missing is made by:", highlight=False)
+        for command in filled.missing():
+            screen.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run(
+        BenchmarkOptions,
+        main,
+        prog="python -m apps.imagegen.benchmark",
+        description="Tables of the papers, our numbers beside the published ones; cells that are finished are kept.",
+        examples="""examples:
+  python -m apps.imagegen.benchmark --list
+  python -m apps.imagegen.benchmark --table digits --nfe 3,4 --samples 500
+  python -m apps.imagegen.benchmark --table overhead --repeats 0
+  python -m apps.imagegen.benchmark --table overhead --device cuda --precision float16 --batch 16
+  python -m apps.imagegen.benchmark --table cifar10 --model cifar10.safetensors --reference cifar10-32x32.npz \\
+      --features inception --samples 50000 --device cuda""",
+    )

@@ -1,0 +1,293 @@
+"""`python -m apps.imagegen.evaluate`: Fréchet distance, precision and recall of sampling methods at few calls."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from apps.imagegen.data import DIGITS, Split
+from apps.imagegen.evaluation import NEIGHBOURS, Evaluator, Reference, Scored, load_reference, over_blocks
+from apps.imagegen.features import FeatureName, Features, build_features
+from apps.imagegen.methods import DEFAULT_NFE, MethodOptions
+from apps.imagegen.metrics import save_moments
+from apps.imagegen.models import ImageModel, Precision, load_model
+from apps.imagegen.pictures import enlarged, tiled, write_png
+from apps.imagegen.processes import launch
+from apps.imagegen.sampling import Sampler, build_sampler, shipped_samplers
+from apps.imagegen.solvers import is_trained
+from core.fitting import write_atomically
+from core.intervals import Interval
+from data_tools.cli import UserError, console, joined, progress_bar, run
+
+DEFAULT_JSON = "out/images.json"
+DEFAULT_SOLVER = "ipndm"
+TABLE_WIDTH = 100
+PICTURED = 12
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of the command.
+
+    Attributes:
+        model: name of a shipped model, or a file of train_model or convert.
+        solver: comma-separated names of solvers and trained ones (files or folders); by default iPNDM and, of those
+            that ship for the model, the ones of these --nfe.
+        nfe: comma-separated network calls per image of the solvers named; trained ones have their own.
+        afs: analytic first step, which costs no call; where not given, only where the calls do not come out otherwise.
+        samples: images of a block.
+        blocks: how often all is repeated on other seeds, for the intervals.
+        seed: the first; every method has the same seeds, every image one.
+        features: of which network distances are: inception gives FID; efficientnet and digits give distances of their
+            own, which are no FID. auto: digits for grey images; else inception where its weights are at hand, and
+            efficientnet where they are not.
+        reference: digits, a folder of images, an npz of images, or an npz of statistics (mu, sigma); by default what
+            the shipped model learned from.
+        split: of the digits.
+        save_reference: where to write the statistics of the reference's images (npz with mu, sigma).
+        batch: images sampled at once.
+        device: cpu, cuda, cuda:1, ...
+        precision: of the model; the state stays in float32, features and distances in float64.
+        json: where to write the numbers, and beside it a picture; an existing file needs --overwrite, but for the
+            default one.
+        overwrite: replace outputs that exist.
+    """
+
+    model: str = "digits"
+    solver: str | None = None
+    nfe: str = str(DEFAULT_NFE)
+    afs: bool | None = None
+    samples: int = 500
+    blocks: int = 4
+    seed: int = 0
+    features: FeatureName = "auto"
+    reference: str | None = None
+    split: Split = "train"
+    save_reference: str | None = None
+    batch: int = 128
+    device: str = "cpu"
+    precision: Precision = "float32"
+    json: str | None = None
+    overwrite: bool = False
+
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        """(JSON, PNG)."""
+        numbers = Path(self.json or DEFAULT_JSON)
+        return numbers, numbers.with_suffix(".png")
+
+
+def main(options: EvaluateOptions) -> None:
+    """Score, print, write.
+
+    Raises:
+        UserError: model, solver, reference, numbers or outputs are not what they should be.
+    """
+    _check(options)
+    _, device = launch(options.device, 1)
+    model = load_model(options.model, device, options.precision)
+    samplers = _samplers(options, model)
+    features = build_features(options.features, model.channels, device)
+    try:
+        reference = _reference(options, model, features)
+        evaluator = Evaluator(
+            model, features, reference, options.samples, options.blocks, options.seed, options.batch, pictured=PICTURED
+        )
+        scored = _score(evaluator, samplers)
+    except (ValueError, FloatingPointError) as error:
+        raise UserError(str(error)) from error
+    _show(evaluator, scored)
+    _write(options, evaluator, scored)
+
+
+def _check(options: EvaluateOptions) -> None:
+    for name, least in (("samples", NEIGHBOURS + 1), ("blocks", 1), ("batch", 1), ("seed", 0)):
+        if getattr(options, name) < least:
+            raise UserError(f"expected --{name} of at least {least}, got {getattr(options, name)}")
+    numbers, picture = options.paths
+    if numbers.suffix != ".json":
+        raise UserError(f"expected --json to end in .json, got {numbers}; change its name")
+    outputs = [(path, options.json is None) for path in (numbers, picture)]
+    if options.save_reference is not None:
+        outputs.append((Path(options.save_reference), False))
+        if outputs[-1][0].suffix != ".npz":
+            raise UserError(f"expected --save_reference to end in .npz, got {options.save_reference}; change its name")
+    for path, replaced in outputs:
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+        if not above.is_dir() or path.is_dir():
+            raise UserError(f"expected a file in a folder as output, got {path}; choose another name")
+        if path.exists() and not (replaced or options.overwrite):
+            raise UserError(f"expected a new file, got {path}, which exists; add --overwrite or choose another name")
+
+
+def _samplers(options: EvaluateOptions, model: ImageModel) -> list[Sampler]:
+    counts = _counts(options.nfe)
+    words = (options.solver or DEFAULT_SOLVER).split(",")
+    names = list(dict.fromkeys(word.strip() for word in words if word.strip()))
+    samplers = []
+    for name in names:
+        own = [None] if is_trained(name) else counts
+        samplers += [build_sampler(model, MethodOptions(name, nfe, afs=options.afs)) for nfe in own]
+    if options.solver is None:
+        samplers += [sampler for sampler in shipped_samplers(model) if sampler.nfe in counts]
+    labels = [sampler.label for sampler in samplers]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None or not samplers:
+        raise UserError(
+            f"expected each method once, got {twice or 'none'}; check --solver, or rename a solver's folder"
+        )
+    return sorted(samplers, key=lambda sampler: sampler.nfe)
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = sorted({int(word) for word in text.split(",")})
+    except ValueError:
+        raise UserError(f"expected --nfe as whole numbers like 3,4,5, got {text!r}") from None
+    if counts[0] < 1:
+        raise UserError(f"expected --nfe of at least 1, got {counts[0]}")
+    return counts
+
+
+def _reference(options: EvaluateOptions, model: ImageModel, features: Features) -> Reference:
+    source = options.reference or (DIGITS if model.name == DIGITS else None)
+    if source is None:
+        raise UserError(f"expected --reference for the model {model.name}: images it learned from, or their statistics")
+    with progress_bar() as bar:
+        task = bar.add_task("reference", total=None, note="")
+        reference = load_reference(source, model, features, options.split, lambda done: bar.advance(task, done))
+        bar.update(task, total=reference.images or 1, completed=reference.images or 1)
+    if options.save_reference is not None:
+        if reference.images is None:
+            raise UserError(f"expected images for --save_reference, got the statistics {source}; leave it out")
+        save_moments(Path(options.save_reference), reference.moments, features.name)
+    return reference
+
+
+def _score(evaluator: Evaluator, samplers: Sequence[Sampler]) -> list[Scored]:
+    scored = []
+    evaluator.warm_up(samplers[0])
+    with progress_bar() as bar:
+        for sampler in samplers:
+            task = bar.add_task(sampler.label, total=evaluator.blocks * evaluator.samples, note="")
+            scored.append(evaluator.score(sampler, lambda done, task=task: bar.advance(task, done)))
+    return scored
+
+
+def compare(scored: Sequence[Scored]) -> list[tuple[Scored, Scored, Interval]]:
+    """(method, the first of as many calls, its distance minus that one's, paired by block); below 0 it is better."""
+    found = []
+    for _, group in groupby(scored, key=lambda one: one.sampler.nfe):
+        first, *others = group
+        found += [(one, first, over_blocks(one.fd - first.fd)) for one in others]
+    return found
+
+
+def _show(evaluator: Evaluator, scored: Sequence[Scored]) -> None:
+    name, reference = evaluator.features.distance, evaluator.reference
+    table = Table(title=f"{evaluator.model.name}: {name} to {reference.name}", box=SIMPLE_HEAD)
+    for heading in ("method", "NFE"):
+        table.add_column(heading, no_wrap=True)
+    for heading in (f"{name} [95 %]", "precision", "recall", "ms/image"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    images = evaluator.blocks * evaluator.samples
+    for one in scored:
+        shares = [f"{float(v.mean()):.3f}" if v is not None else "-" for v in map(one.neighbours, NAMES)]
+        cells = [
+            one.sampler.name,
+            str(one.nfe),
+            _shown(over_blocks(one.fd)),
+            *shares,
+            f"{1e3 * one.seconds / images:.2f}",
+        ]
+        table.add_row(*cells)
+    out = Console()
+    out = out if out.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)  # a pipe has 80 columns
+    out.print(table)
+    for one, first, difference in compare(scored):
+        line = f"{one.sampler.label} minus {first.sampler.label}: {_shown(difference, '+')}"
+        out.print(line, highlight=False)
+    interval = "Student's t over blocks" if evaluator.blocks > 1 else "none, for there is one block"
+    out.print(
+        f"features: {evaluator.features.name}; {evaluator.blocks} blocks of {evaluator.samples} images, the same seeds "
+        f"for all; intervals: {interval}. Distances grow with fewer images: compare equal numbers.",
+        highlight=False,
+    )
+
+
+NAMES = ("precision", "recall")
+
+
+def _shown(found: Interval, sign: str = "") -> str:
+    mean, low, high = (f"{value:{sign}.3g}" for value in found)
+    return mean if math.isnan(found.low) else f"{mean} \\[{low}, {high}]"  # rich reads bare brackets as markup
+
+
+def _write(options: EvaluateOptions, evaluator: Evaluator, scored: Sequence[Scored]) -> None:
+    numbers, picture = options.paths
+    reference = evaluator.reference
+    source = {"name": reference.name, "images": reference.images, "fingerprint": reference.fingerprint or None}
+    content = {
+        "model": {"name": evaluator.model.name, "identity": evaluator.model.identity},
+        "reference": source,
+        "distance": evaluator.features.distance,
+        "interval": "student-t over blocks" if evaluator.blocks > 1 else None,
+        "rows": [_row(evaluator, one) for one in scored],
+        "comparisons": [
+            {"method": one.sampler.label, "reference": first.sampler.label, "fd": _as_json(difference)}
+            for one, first, difference in compare(scored)
+        ],
+    }
+    write_atomically(numbers, lambda path: path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n"))
+    pictured = torch.cat([one.pictured for one in scored]).numpy()
+    write_png(picture, enlarged(tiled(pictured, columns=len(scored[0].pictured))))
+    console.print(f"wrote {numbers} and {picture} (one row a method, the same seeds)", highlight=False)
+
+
+def _row(evaluator: Evaluator, one: Scored) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "method": one.sampler.name,
+        "trained": one.sampler.trained,
+        "nfe": one.nfe,
+        "afs": one.sampler.afs,
+        "samples": evaluator.samples,
+        "blocks": evaluator.blocks,
+        "seed": evaluator.seed,
+        "features": evaluator.features.name,
+        "fd": _as_json(over_blocks(one.fd)),
+        "fd_blocks": one.fd.tolist(),
+    }
+    for name in NAMES:
+        values = one.neighbours(name)
+        row[name] = None if values is None else float(values.mean())
+        row[f"{name}_ci95"] = None if values is None else _as_json(over_blocks(values))["ci95"]
+    return {**row, "seconds": one.seconds}
+
+
+def _as_json(found: Interval) -> dict[str, Any]:
+    return {"value": found.mean, "ci95": None if math.isnan(found.low) else [found.low, found.high]}
+
+
+if __name__ == "__main__":
+    run(
+        EvaluateOptions,
+        main,
+        prog="python -m apps.imagegen.evaluate",
+        description="Score solvers of an image model: Fréchet distance, precision, recall, time.",
+        examples="""examples:
+  python -m apps.imagegen.evaluate
+  python -m apps.imagegen.evaluate --solver ipndm,dpm-solver++,out/train --nfe 3,4,5 --json out/few.json
+  python -m apps.imagegen.evaluate --model cifar10.safetensors --reference cifar10-32x32.npz --features inception \\
+      --samples 50000 --batch 512 --device cuda --nfe 5""",
+        argv=joined("nfe", "solver"),
+    )

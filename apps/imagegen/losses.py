@@ -1,0 +1,198 @@
+"""Endpoint losses of image solvers: which distances, from a line of text like `features=1,mse=0.1`.
+
+    mse         of pixels in [-1, 1]
+    features    of what a network that ships sees: a digit classifier of grey images, EfficientNet-lite0 of colour ones
+    inception   of Inception's pool features, DyWeight's and SpanLift's loss for pixels (needs torch-fidelity)
+    lpips       LPIPS, S4S's and LD3's loss (needs the lpips package and the ImageNet weights of its trunk)
+
+Feature losses are the mean squared difference of the features of images as they will be seen: clipped to the range of
+pixels, but not rounded (Zhao et al. 2026, arXiv 2603.11607).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from apps.backbones import IMAGENET_MEAN, IMAGENET_STD, efficientnet_lite0, read_tensors
+from apps.imagegen.classifier import load_classifier
+from apps.imagegen.features import DIGIT_WEIGHTS, EFFICIENTNET_SIDE, load_inception
+from apps.imagegen.models import ImageModel
+from core.losses import LPIPS, MSE, Distance, FeatureDistance, WeightedSum
+from core.supervision import Example
+from data_tools.cli import UserError
+
+TERMS = ("mse", "features", "inception", "lpips")
+
+LPIPS_VARIABLE = "SPANLIFT_PERCEPTUAL_WEIGHTS"
+"""Environment variable with torchvision's ImageNet weights of VGG-16, AlexNet or SqueezeNet 1.1."""
+LPIPS_FILES = {
+    "vgg": "vgg16-397923af.pth",
+    "alex": "alexnet-owt-7be5be79.pth",
+    "squeeze": "squeezenet1_1-b8a52dc0.pth",
+}
+"""What torch caches them as, the first found being taken."""
+LPIPS_SIDE = 32
+"""Smallest images that its trunks can see."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageLoss:
+    """A weighted sum of distances between endpoints (B, C, H, W).
+
+    Attributes:
+        distance: of student and reference.
+        networks: frozen networks inside.
+    """
+
+    distance: WeightedSum
+    networks: tuple[nn.Module, ...]
+
+    @property
+    def name(self) -> str:
+        return self.distance.name
+
+    def __call__(self, prediction: Tensor, example: Example) -> Tensor:
+        return self.distance(prediction, example.endpoint)
+
+
+def parse_loss(text: str, model: ImageModel) -> ImageLoss:
+    """The loss of a line like `features=1,mse=0.1`, its networks on the model's device.
+
+    Raises:
+        UserError: a term that is not known, comes twice or does not fit the images, a weight that is no number above 0,
+            or packages or weights that are missing.
+    """
+    terms: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, weight = (piece.strip() for piece in part.partition("="))
+        if name not in TERMS or name in terms:
+            raise UserError(f"expected --loss of the terms {', '.join(TERMS)}, each once, got {name!r} in {text!r}")
+        try:
+            terms[name] = float(weight or 1.0)
+        except ValueError:
+            terms[name] = float("nan")
+        if not 0 < terms[name] < float("inf"):
+            raise UserError(f"expected --loss like features=1,mse=0.1 with weights above 0, got {weight!r} for {name}")
+    built = {name: _BUILDERS[name](model) for name in terms}
+    networks = tuple(network for _, network in built.values() if network is not None)
+    return ImageLoss(WeightedSum(tuple((terms[name], distance) for name, (distance, _) in built.items())), networks)
+
+
+def default_loss(model: ImageModel) -> str:
+    """What is taken where no loss is named: features, which need nothing that is not installed."""
+    return "features=1,mse=1" if model.channels == 1 else "features=1"
+
+
+def _mse(model: ImageModel) -> tuple[Distance, nn.Module | None]:
+    del model
+    return MSE(), None
+
+
+def _features(model: ImageModel) -> tuple[Distance, nn.Module | None]:
+    if model.channels == 1:
+        classifier, _ = load_classifier(DIGIT_WEIGHTS)
+        classifier = classifier.to(model.device)
+        return _plain(lambda images: classifier.features(images.clip(-1, 1)), "digit classifier"), classifier
+    network = efficientnet_lite0().to(model.device)
+    mean, std = (torch.tensor(values, device=model.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    size = (EFFICIENTNET_SIDE, EFFICIENTNET_SIDE)
+
+    def see(images: Tensor) -> Tensor:
+        """Its 1280 pool features."""
+        x = F.interpolate((images.clip(-1, 1) + 1) / 2, size=size, mode="bilinear", align_corners=False)
+        return network.extract_features((x - mean) / std).mean(dim=(-2, -1))
+
+    return _plain(see, "EfficientNet-lite0"), network
+
+
+def _inception(model: ImageModel) -> tuple[Distance, nn.Module | None]:
+    if importlib.util.find_spec("torch_fidelity") is None:
+        raise UserError(
+            "expected the package torch-fidelity for the loss inception: pip install torch-fidelity; "
+            "or take --loss features=1"
+        )
+    network, name, _ = load_inception()
+    network = network.to(model.device).eval().requires_grad_(False)
+    return _plain(differentiable(network), name), network
+
+
+def differentiable(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Images (B, 1 or 3, H, W) in [-1, 1] -> pool features (B, 2048) of torch-fidelity's Inception, with gradients.
+
+    The network takes whole numbers alone. It is shown empty images, and its first convolution what it would have made
+    of these: 127.5 (x + 1) clipped to [0, 255], resized as TensorFlow did, (v - 128) / 128.
+    """
+    from torch_fidelity.interpolate_compat_tensorflow import (  # pyright: ignore[reportMissingImports]
+        interpolate_bilinear_2d_like_tensorflow1x,
+    )
+
+    first, side = network.Conv2d_1a_3x3, int(network.INPUT_IMAGE_SIZE)  # pyright: ignore
+
+    def see(images: Tensor) -> Tensor:
+        pixels = (127.5 * (images + 1)).clip(0, 255).expand(-1, 3, -1, -1)
+        resized = interpolate_bilinear_2d_like_tensorflow1x(pixels, size=(side, side), align_corners=False)
+        shown = (resized - 128) / 128
+        handle = first.register_forward_pre_hook(lambda module, inputs: (shown,))  # pyright: ignore
+        try:
+            empty = torch.zeros(len(images), 3, 2, 2, dtype=torch.uint8, device=images.device)
+            return network(empty)[0]
+        finally:
+            handle.remove()  # pyright: ignore
+
+    return see
+
+
+def _lpips(model: ImageModel) -> tuple[Distance, nn.Module | None]:
+    if importlib.util.find_spec("lpips") is None:
+        raise UserError("expected the package lpips for the loss lpips: pip install lpips; or take --loss features=1")
+    if model.resolution < LPIPS_SIDE:
+        raise UserError(
+            f"expected images of at least {LPIPS_SIDE} pixels a side for the loss lpips, got {model.resolution}; "
+            "take --loss features=1"
+        )
+    import lpips
+
+    path = _trunk_weights()
+    state = {name: value for name, value in read_tensors(path).items() if name.startswith("features.")}
+    for kind in LPIPS_FILES:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchvision's, of arguments that lpips gives it
+            network = lpips.LPIPS(net=kind, pnet_rand=True, verbose=False)
+        trunk = {name.split(".", 1)[1]: name for name in network.net.state_dict()}  # "slice2.4.weight": 4 is its own
+        found = {f"features.{name}": full for name, full in trunk.items()}
+        if found.keys() <= state.keys() and all(
+            state[short].shape == network.net.state_dict()[full].shape for short, full in found.items()
+        ):
+            network.net.load_state_dict({full: state[short] for short, full in found.items()})
+            network = network.to(model.device).eval().requires_grad_(False)
+            return LPIPS(network, kind, as_images=lambda images: images.expand(-1, 3, -1, -1)), network
+    raise UserError(f"expected torchvision's weights of VGG-16, AlexNet or SqueezeNet 1.1, got others in {path}")
+
+
+def _trunk_weights() -> Path:
+    """The file of the variable, else what torch has cached."""
+    given = os.environ.get(LPIPS_VARIABLE)
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    for path in [Path(given)] if given else [cache / file for file in LPIPS_FILES.values()]:
+        if path.is_file():
+            return path
+    raise UserError(
+        f"expected ImageNet weights of LPIPS's trunk, found none at {given or cache / LPIPS_FILES['vgg']}; give a file "
+        f"of torchvision's with {LPIPS_VARIABLE}, or take --loss features=1"
+    )
+
+
+def _plain(see: Callable[[Tensor], Tensor], label: str) -> Distance:
+    return FeatureDistance(lambda images: (see(images),), label, normalised=False)
+
+
+_BUILDERS = {"mse": _mse, "features": _features, "inception": _inception, "lpips": _lpips}

@@ -1,0 +1,20 @@
+"""Image models: EDM's networks, the architectures known by name, and their files."""
+
+from __future__ import annotations
+
+from apps.imagegen.models.configurations import ARCHITECTURES, Architecture, find_architecture
+from apps.imagegen.models.edm import EDMPrecond
+from apps.imagegen.models.files import load_model, save_model
+from apps.imagegen.models.image_model import ImageModel, Precision, image_model
+
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "EDMPrecond",
+    "ImageModel",
+    "Precision",
+    "find_architecture",
+    "image_model",
+    "load_model",
+    "save_model",
+]

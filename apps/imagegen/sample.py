@@ -1,0 +1,188 @@
+"""`python -m apps.imagegen.sample`: images of a model by any solver, one PNG for each seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from apps.imagegen.methods import MethodOptions
+from apps.imagegen.models import ImageModel, Precision, load_model
+from apps.imagegen.pictures import enlarged, tiled, write_png
+from apps.imagegen.processes import launch
+from apps.imagegen.sampling import Sampler, batches, build_sampler, parse_seeds, to_uint8
+from core.fitting import write_atomically
+from data_tools.cli import UserError, console, progress_bar, run
+
+MANIFEST = "manifest.json"
+FORMAT = "spanlift-samples"
+ON_SHEET = 64
+"""Images of the sheet at most."""
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Options of the command.
+
+    Attributes:
+        model: name of a shipped model, or a file of train_model or convert.
+        solver: name of a solver, or a trained one (file, or folder that holds solver.safetensors).
+        nfe: network calls per image; a trained solver has its own. By default 3, or that of the trained solver.
+        afs: analytic first step, which costs no call; where not given, only where the calls do not come out otherwise.
+        denoise: end with one more call, for the data predicted from the last state.
+        seeds: one image for each, like 0-63 or 1,2,5-10; an image depends on its seed alone.
+        class_index: class of all images, from 0; drawn from each seed by default, where the model has classes.
+        batch: images sampled at once.
+        device: cpu, cuda, cuda:1, ...
+        devices: processes that share the work; on cuda, one for each accelerator.
+        precision: of the network; the state stays in float32.
+        out: folder of the images. A run that was interrupted there goes on; its sheet of images lies beside it.
+        grid_image: draw that sheet of the first 64 seeds, OUT.png.
+        overwrite: replace the images of another run in the folder.
+    """
+
+    model: str = "digits"
+    solver: str = "ipndm"
+    nfe: int | None = None
+    afs: bool | None = None
+    denoise: bool = False
+    seeds: str = "0-63"
+    class_index: int | None = None
+    batch: int = 64
+    device: str = "cpu"
+    devices: int = 1
+    precision: Precision = "float32"
+    out: str = "out/samples"
+    grid_image: bool = True
+    overwrite: bool = False
+
+    def method(self) -> MethodOptions:
+        """What is sampled by."""
+        return MethodOptions(self.solver, self.nfe, afs=self.afs, denoise=self.denoise)
+
+
+def main(options: SampleOptions) -> None:
+    """Sample what is missing, draw the sheet.
+
+    Raises:
+        UserError: model, solver, seeds or folder are not what they should be, or an image is not finite.
+    """
+    seeds = parse_seeds(options.seeds)
+    if options.batch < 1:
+        raise UserError(f"expected --batch of at least 1, got {options.batch}")
+    out = Path(options.out)
+    _check(options, out, seeds)
+    fabric, device = launch(options.device, options.devices)
+    model = load_model(options.model, device, options.precision)
+    sampler = build_sampler(model, options.method())
+    if fabric.global_rank == 0:
+        _claim(out, manifest(model, sampler, options))
+    fabric.barrier()
+    mine = seeds[fabric.global_rank :: fabric.world_size]
+    missing = [seed for seed in mine if not image_path(out, seed).exists()]
+    _sample(options, model, sampler, missing, shown=fabric.global_rank == 0)
+    fabric.barrier()
+    if fabric.global_rank == 0:
+        console.print(f"{len(seeds)} images in {out}", highlight=False)
+        if options.grid_image:
+            picture = write_png(_sheet_path(out), enlarged(tiled(_read(out, seeds[:ON_SHEET]))))
+            console.print(f"drew {picture}", highlight=False)
+    fabric.barrier()
+
+
+def _check(options: SampleOptions, out: Path, seeds: Sequence[int]) -> None:
+    """Tell mistakes before other processes are started and before anything is written.
+
+    Raises:
+        UserError: as `main`.
+    """
+    above = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"expected a folder for --out, got the file {above}; choose another name")
+    model = load_model(options.model)
+    model.labels(seeds[:1], options.class_index)
+    identity = manifest(model, build_sampler(model, options.method()), options)
+    found = _manifest_of(out / MANIFEST)
+    if found is None and out.is_dir() and any(out.iterdir()):
+        raise UserError(f"expected a new folder or one of this command, got {out} with other files; choose another")
+    if found not in (None, identity) and not options.overwrite:
+        changed = sorted(name for name in {*found, *identity} if found.get(name) != identity.get(name))
+        raise UserError(
+            f"expected images of this run in {out}, got those of another (other {', '.join(changed)}); "
+            "add --overwrite or choose another folder"
+        )
+
+
+def manifest(model: ImageModel, sampler: Sampler, options: SampleOptions) -> dict[str, Any]:
+    """What a folder's images depend on beside their seeds; batch and device only change how they are rounded."""
+    described = {"model": model.identity, "model_name": model.name, "precision": options.precision, "noise": "cpu"}
+    return {"format": FORMAT, **described, "class": options.class_index, "sampler": sampler.written()}
+
+
+def image_path(folder: Path, seed: int) -> Path:
+    """Where the image of a seed lies: a thousand to a folder, as in EDM's published samples."""
+    return folder / f"{seed - seed % 1000:06d}" / f"{seed:06d}.png"
+
+
+def _sheet_path(folder: Path) -> Path:
+    """Beside the folder: inside, it would be one of the images."""
+    return folder.with_name(f"{folder.resolve().name}.png")
+
+
+def _claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Make the folder this run's; images of another run, which `_check` allowed to be replaced, go."""
+    path = folder / MANIFEST
+    if _manifest_of(path) == identity:
+        return
+    for image in folder.glob("[0-9]*/[0-9]*.png"):
+        image.unlink()
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(identity, indent=1) + "\n"))
+
+
+def _manifest_of(path: Path) -> dict[str, Any] | None:
+    """The manifest of a folder of this command, else None."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and content.get("format") == FORMAT else None
+
+
+def _sample(options: SampleOptions, model: ImageModel, sampler: Sampler, seeds: Sequence[int], shown: bool) -> None:
+    """Write the images of the seeds."""
+    bar = progress_bar()
+    task = bar.add_task(sampler.label, total=len(seeds), visible=shown, note="")
+    with bar:
+        for part in batches(seeds, options.batch):
+            try:
+                x, _ = sampler.sample(model, part, options.class_index)
+            except FloatingPointError as error:
+                raise UserError(f"{error} (seeds {part[0]} to {part[-1]})") from None
+            for seed, image in zip(part, to_uint8(x).cpu().numpy(), strict=True):
+                write_png(image_path(Path(options.out), seed), image)
+            bar.advance(task, len(part))
+
+
+def _read(folder: Path, seeds: Sequence[int]) -> np.ndarray:
+    """Images of the seeds from their files, uint8 (n, C, H, W)."""
+    images = np.stack([np.asarray(Image.open(image_path(folder, seed))) for seed in seeds])
+    return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+
+
+if __name__ == "__main__":
+    run(
+        SampleOptions,
+        main,
+        prog="python -m apps.imagegen.sample",
+        description="Sample images, one PNG for each seed, and a sheet of the first of them.",
+        examples="""examples:
+  python -m apps.imagegen.sample
+  python -m apps.imagegen.sample --solver heun --nfe 18 --seeds 0-9 --out out/heun
+  python -m apps.imagegen.sample --model cifar10.safetensors --solver out/train/solver.safetensors --seeds 0-49999 \\
+      --batch 512 --device cuda --devices 2 --out out/cifar10""",
+    )

@@ -1,0 +1,192 @@
+"""How a solver is built for an image model and a number of network calls: a name, or the file of a trained one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import core
+from apps.imagegen.methods import (
+    ALL_ORDERS,
+    DEFAULT_ORDER,
+    HISTORY,
+    LEARNED_NAMES,
+    WEIGHED,
+    Budget,
+    MethodOptions,
+    budget,
+    check_method,
+    grid_name,
+)
+from apps.imagegen.models import ImageModel
+from data_tools.cli import UserError
+
+__all__ = ["LEARNED_NAMES", "Method", "MethodOptions", "build_method", "is_trained", "load_trained", "seeded"]
+
+SEARCH_SEED, SEARCH_SAMPLES, AYS_SAMPLES = 3 << 30, 64, 16
+"""Seeds and number of the noises that grids are searched with, apart from those of images and of training. AYS
+evaluates its samples some thousand times."""
+
+
+class Method(NamedTuple):
+    """A solver with the grid it runs on and how: `core.integrate(field, solver, x_T, grid, afs, denoise)`."""
+
+    solver: core.Solver
+    grid: Tensor
+    afs: bool
+    denoise: bool
+
+
+def build_method(model: ImageModel, spec: MethodOptions) -> Method:
+    """The solver for this model, on its device; learned ones by name are untrained, which is to say their base.
+
+    Raises:
+        UserError: an unknown name, calls that the method cannot take, options that do not fit it, or a trained solver
+            of another model.
+    """
+    if is_trained(spec.solver):
+        return _trained(model, spec)
+    check_method(spec)
+    spent = budget(spec)
+    try:
+        grid = _grid(model, spec, spent)
+        solver = _build(model, spec, spent, grid)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return Method(_on(model, solver), grid, spent.afs, spec.denoise)
+
+
+def is_trained(solver: str) -> bool:
+    """Whether it names the file of a trained solver, there or not, in place of a method."""
+    return solver not in core.SOLVERS and (Path(solver).exists() or Path(solver).suffix != "" or "/" in solver)
+
+
+def seeded(solver: core.Solver, seeds: Sequence[int]) -> core.Solver:
+    """The solver for images of these seeds: a stochastic one draws its noise by them, others are as they were."""
+    return replace(solver, seeds=tuple(seeds)) if isinstance(solver, core.DDPM) else solver
+
+
+def sampling_card(method: Method, nfe: int) -> dict[str, Any]:
+    """What a trained solver's card says beyond its grid on how it is sampled: `card.extra["sampling"]`."""
+    return {"afs": method.afs, "denoise": method.denoise, "nfe": nfe}
+
+
+def load_trained(model: ImageModel, path: str) -> tuple[core.Solver, core.Card]:
+    """A trained solver on the model's device, with its card.
+
+    Raises:
+        UserError: no such file, a damaged or foreign one, or one that was trained for another model.
+    """
+    try:
+        solver = core.load(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    card: core.Card | None = getattr(solver, "card", None)
+    if card is None or card.field_identity != model.identity:
+        raise UserError(
+            f"expected a solver trained for the model {model.name} ({model.identity[:12]}), got {path}, trained for "
+            f"{'none' if card is None else card.field_identity[:12]}; train one with python -m apps.imagegen.train"
+        )
+    return _on(model, solver), card
+
+
+def _trained(model: ImageModel, spec: MethodOptions) -> Method:
+    solver, card = load_trained(model, spec.solver)
+    sampling = card.extra.get("sampling", {})
+    for name in ("order", "grid", "base", "base_path", "points", "statistics"):
+        if getattr(spec, name) is not None:
+            raise UserError(f"expected no --{name} beside the trained solver {spec.solver}, which has its own; drop it")
+    for name in ("nfe", "afs"):
+        asked, own = getattr(spec, name), sampling.get(name)
+        if asked is not None and own is not None and asked != own:
+            raise UserError(f"expected --{name} {own}, as {spec.solver} was trained with, got {asked}; train another")
+    denoise = spec.denoise or bool(sampling.get("denoise", False))
+    return Method(solver, card.grid, bool(sampling.get("afs", False)), denoise)
+
+
+def _grid(model: ImageModel, spec: MethodOptions, spent: Budget) -> Tensor:
+    name = grid_name(spec)
+    takes = core.GRIDS[name].takes
+    seeds = range(SEARCH_SEED, SEARCH_SEED + (AYS_SAMPLES if "data" in takes else SEARCH_SAMPLES))
+    data = None
+    if "data" in takes:  # what the model itself makes of noise stands for data
+        with torch.no_grad():
+            start, fine = model.start(seeds), model.grid("karras", 18)
+            data = core.integrate(model.field(model.labels(seeds)), core.build_solver("heun"), start, fine).x
+    return model.grid(
+        name,
+        spent.steps,
+        rho=spec.rho,
+        x_T=model.start(seeds) if "x_T" in takes else None,
+        afs=spent.afs if "afs" in takes else None,
+        data=data,
+        seed=spec.seed if "seed" in takes else None,
+    )
+
+
+def _build(model: ImageModel, spec: MethodOptions, spent: Budget, grid: Tensor) -> core.Solver:
+    name = spec.solver
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        if name == "spanlift":
+            return core.build_solver(
+                name, base=_base(model, spec, spent, grid), operator=_operator(model, spec, spent.steps),
+                schedule=None if spec.operator == "scalar" else core.EDM(),
+            )  # fmt: skip
+        if name not in LEARNED_NAMES:
+            return _handcrafted(name, spec)
+        if name in ("amed", "epd"):
+            return core.build_solver(name, grid=grid, points=spent.points or None)
+        weighed = min(spec.order or DEFAULT_ORDER, spent.steps) if name in WEIGHED else None
+        return core.build_solver(
+            name, base=_handcrafted(spec.base_name or "", spec), grid=grid, order=weighed, points=spent.points or None,
+            history=max(HISTORY, spec.order or 0) if name == "dyweight" else None,
+        )  # fmt: skip
+
+
+def _handcrafted(name: str, spec: MethodOptions) -> core.Solver:
+    if name == "dpm-solver-v3":
+        return core.build_solver(
+            name, order=spec.order or DEFAULT_ORDER, statistics=core.load_statistics(spec.statistics or "")
+        )
+    return core.build_solver(
+        name,
+        order=(spec.order or DEFAULT_ORDER) if name in ALL_ORDERS else None,
+        schedule=core.EDM() if name == "ddpm" else None,
+    )
+
+
+def _base(model: ImageModel, spec: MethodOptions, spent: Budget, grid: Tensor) -> core.Solver:
+    """What SpanLift corrects: the trained solver of `base_path`, else `base`, untrained where it is a learned one."""
+    if spec.base_path is None:
+        return _build(model, replace(spec, solver=spec.base_name or "", base=None), spent, grid)
+    solver, card = load_trained(model, spec.base_path)
+    own, asked = bool(card.extra.get("sampling", {}).get("afs", False)), spent.afs
+    if len(card.grid) != len(grid) or not torch.allclose(card.grid, grid) or own != asked:
+        raise UserError(
+            f"expected a base trained for {spent.steps} steps of this grid, analytic first step: {asked}, got "
+            f"{spec.base_path} for {card.steps} steps, analytic: {own}; train it with the same --nfe, --grid and --afs"
+        )
+    return solver
+
+
+def _operator(model: ImageModel, spec: MethodOptions, steps: int) -> core.ResidualConfig | core.ScalarConfig:
+    if spec.operator == "scalar":
+        return core.ScalarConfig(steps, HISTORY)
+    return core.ResidualConfig(
+        model.channels,
+        history=HISTORY,
+        width=spec.width,
+        kernel=1 if spec.operator == "pointwise" else spec.kernel,
+        steps=steps,
+        data_std=model.sigma_data,
+    )
+
+
+def _on(model: ImageModel, solver: core.Solver) -> core.Solver:
+    return solver.to(model.device) if isinstance(solver, nn.Module) else solver  # pyright: ignore

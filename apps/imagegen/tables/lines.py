@@ -1,0 +1,193 @@
+"""Which rows and columns the tables have, and how each row is made and found in the papers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A row.
+
+    Attributes:
+        label: of the row.
+        solver: as in `core.SOLVERS`.
+        key: of the folder that holds its trained solvers, `KEY-nfeN`; empty for handcrafted ones.
+        base: solver that a SpanLift row corrects.
+        operator, kernel: of a SpanLift row.
+        calls: network calls a step; 0 where they depend on parallel evaluations. Methods of two calls start
+            analytically at odd numbers of calls alone.
+        by_steps: the columns count the steps of methods with one call a step, and this row takes as many.
+        setting, schedule, published_base: of the published row, see `apps.imagegen.published.Row`.
+    """
+
+    label: str
+    solver: str
+    key: str = ""
+    base: str | None = None
+    operator: str = "spatial"
+    kernel: int = 3
+    calls: int = 1
+    by_steps: bool = False
+    setting: str | None = None
+    schedule: str | None = None
+    published_base: str | None = None
+
+    @property
+    def learned(self) -> bool:
+        return bool(self.key)
+
+    def spent(self, nfe: int) -> int:
+        """Network calls in the column `nfe`: with an analytic first step there are nfe + 1 steps, of which the first
+        of a two-call method costs one and the others two."""
+        return self.calls * (nfe + 1) - 1 if self.by_steps else nfe
+
+    def analytic(self, nfe: int) -> bool | None:
+        """Whether the first step is analytic, as in the papers: always, but for even numbers of two-call methods; None
+        where the calls decide."""
+        return None if not self.calls else self.calls == 1 or self.spent(nfe) % 2 == 1
+
+    def train_command(self, model: str, nfe: int, folder: str) -> str:
+        """What trains the solver of the column."""
+        parts = [f"python -m apps.imagegen.train --model {model} --solver {self.solver}"]
+        if self.base:
+            parts.append(f"--base {self.base}")
+        if self.base == BASE.solver:  # the one that has a row of its own, so that the rows differ by the operator alone
+            parts.append(f"--base_path {BASE.place(self.spent(nfe), folder)}")
+        if self.solver == "spanlift" and self.operator != "spatial":
+            parts.append(f"--operator {self.operator}")
+        if self.solver == "spanlift" and self.operator == "spatial" and self.kernel != 3:
+            parts.append(f"--kernel {self.kernel}")
+        parts.append(f"--nfe {self.spent(nfe)}")
+        if self.analytic(nfe):
+            parts.append("--afs true")
+        return " ".join([*parts, f"--out {self.place(nfe, folder)}"])
+
+    def place(self, nfe: int, folder: str) -> str:
+        """Folder of the trained solver of the column."""
+        return f"{folder}/{self.key}-nfe{self.spent(nfe)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """A table.
+
+    Attributes:
+        title: of the table.
+        data: published data set; None where the papers have no such table.
+        model: that is taken where none is given.
+        reference: images that distances are to, where none are given.
+        lines: rows.
+        nfe: columns.
+        note: what a reader must know to compare.
+    """
+
+    title: str
+    data: str | None
+    model: str
+    reference: str
+    lines: tuple[Line, ...]
+    nfe: tuple[int, ...] = (3, 4, 5, 6)
+    note: str = ""
+
+
+def _learned(solver: str, label: str, base: str | None = None, calls: int = 1) -> Line:
+    return Line(label=label, solver=solver, key=solver, base=base, calls=calls)
+
+
+BASE = _learned("dyweight", "DyWeight", "ipndm")
+"""The learned base of SpanLift."""
+
+METHODS = (
+    Line(label="iPNDM", solver="ipndm"),
+    Line(label="DPM-Solver++", solver="dpm-solver++"),
+    Line(label="UniPC", solver="unipc"),
+    _learned("amed", "AMED-Solver", calls=2),
+    _learned("amed-plugin", "AMED-Plugin", "ipndm", calls=2),
+    _learned("epd", "EPD-Solver", calls=0),
+    _learned("epd-plugin", "EPD-Plugin", "ipndm", calls=0),
+    _learned("ld3", "LD3", "ipndm"),
+    _learned("dlms", "DLMS", "ipndm"),
+    Line(label="iPNDM-S4S", solver="s4s-lms", key="s4s-lms", base="ipndm", schedule="Time EDM", published_base="ipndm"),
+    _learned("s4s-alt", "S4S-Alt", "ipndm"),
+    BASE,
+    _learned("spanlift", "SpanLift", "dyweight"),
+)
+"""Rows of the papers' tables of image generation, and iPNDM-S4S on EDM's grid from S4S."""
+
+
+def _operator(label: str, key: str, operator: str, kernel: int, setting: str | None) -> Line:
+    return Line(
+        label=label, solver="spanlift", key=key, base="dyweight", operator=operator, kernel=kernel, setting=setting
+    )
+
+
+OPERATORS = (
+    Line(label="scalar (DyWeight)", solver="dyweight", key="dyweight", base="ipndm", setting="scalar"),
+    _operator("pointwise", "spanlift-pointwise", "pointwise", 1, "pointwise"),
+    _operator("spatial, 3 x 3", "spanlift", "spatial", 3, "spatial, first kernel"),
+    _operator("spatial, 5 x 5", "spanlift-kernel5", "spatial", 5, "spatial, second kernel"),
+    _operator("spatial, 7 x 7", "spanlift-kernel7", "spatial", 7, "spatial, third kernel"),
+)
+
+
+def _pair(base: str, label: str, calls: int = 1) -> tuple[Line, Line]:
+    learned = base if base == "dyweight" else ""
+    start = "ipndm" if learned else None
+    lift = "spanlift" if learned else f"spanlift-{base}"
+    return (
+        Line(label=label, solver=base, key=learned, base=start, calls=calls, by_steps=True),
+        Line(
+            label=f"{label} + SpanLift", solver="spanlift", key=lift, base=base, calls=calls, by_steps=True,
+            published_base=base,
+        ),
+    )  # fmt: skip
+
+
+BASES = tuple(
+    line
+    for pair in (
+        _pair("euler", "Euler"),
+        _pair("heun", "Heun", 2),
+        _pair("ipndm", "iPNDM"),
+        _pair("dyweight", "DyWeight"),
+    )
+    for line in pair
+)
+
+SPECS: Mapping[str, Spec] = MappingProxyType(
+    {
+        "digits": Spec(
+            title="Digits, 16 x 16", data=None, model="digits", reference="digits", lines=METHODS
+        ),
+        "cifar10": Spec(
+            title="CIFAR-10, 32 x 32", data="cifar10", model="cifar10-32x32-uncond-vp", reference="", lines=METHODS
+        ),
+        "ffhq": Spec(title="FFHQ, 64 x 64", data="ffhq", model="ffhq-64x64-uncond-vp", reference="", lines=METHODS),
+        "afhqv2": Spec(
+            title="AFHQv2, 64 x 64", data="afhqv2", model="afhqv2-64x64-uncond-vp", reference="", lines=METHODS
+        ),
+        "imagenet64": Spec(
+            title="ImageNet, 64 x 64", data="imagenet64", model="imagenet-64x64-cond-adm", reference="", lines=METHODS
+        ),
+        "operators": Spec(
+            title="Classes of operators", data="sana-mjhq", model="digits", reference="digits", lines=OPERATORS,
+            nfe=(5,),
+            note="published for SANA-0.6B on MJHQ-30K at 5 calls; the sizes of its kernels are not known to us and "
+            "stand here in the order of the table",
+        ),
+        "base-solvers": Spec(
+            title="Base solvers with and without SpanLift", data="imagenet64", model="digits", reference="digits",
+            lines=BASES, nfe=(7, 9, 11),
+            note="columns are matched by steps, as in the paper: Heun's method takes 15, 19 and 23 calls at 7, 9, 11; "
+            "published for ImageNet-64",
+        ),
+    }
+)  # fmt: skip
+"""The tables of Fréchet distances by name."""
+
+SPAN_BASES = ("euler", "ipndm", "dyweight")
+"""Bases of the table of out-of-span ratios (SpanLift, Table 6)."""
+SPAN_LINES = tuple(line for line in BASES if line.solver == "spanlift" and line.base in SPAN_BASES)

@@ -1,0 +1,66 @@
+"""The digits model that ships: small, of the data it names, and what it samples are digits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import core
+from apps.imagegen.classifier import load_classifier
+from apps.imagegen.data import load_images
+from apps.imagegen.models.files import ASSETS, ImageModel, load_model
+from apps.imagegen.sampling import sample_batch
+
+SEEDS = range(48)
+
+
+@pytest.fixture(scope="module")
+def model() -> ImageModel:
+    return load_model("digits")
+
+
+@pytest.fixture(scope="module")
+def samples(model: ImageModel) -> Tensor:
+    return sample_batch(model, core.build_solver("heun"), model.grid("karras", 10), SEEDS)[0]
+
+
+def certainty(images: Tensor) -> tuple[float, Tensor]:
+    """How sure the classifier is on average, and the classes it sees."""
+    network, _ = load_classifier(ASSETS / "digits-features.safetensors")
+    likely = network(images).softmax(1).max(1)
+    return likely.values.mean().item(), likely.indices
+
+
+def test_it_is_small_and_says_where_it_comes_from(model: ImageModel) -> None:
+    assert (ASSETS / "digits.safetensors").stat().st_size < 3e6
+    assert (model.resolution, model.channels, model.label_dim) == (16, 1, 0)
+    assert model.card["data"]["fingerprint"] == load_images("digits").fingerprint
+    assert {"iterations", "seed", "size"} <= model.card["command"].keys()
+    described = (ASSETS / "MODEL_CARD.md").read_text()
+    assert f"--iterations {model.card['command']['iterations']}" in described
+    assert model.identity[:12] in described
+
+
+def test_samples_are_digits_of_all_kinds(samples: Tensor) -> None:
+    sure, classes = certainty(samples)
+    assert sure > 0.85
+    assert len(set(classes.tolist())) >= 8
+    between, _ = certainty((samples + samples.flip(0)) / 2)
+    assert between < sure - 0.1  # the classifier can tell
+
+
+def test_samples_have_the_contrast_of_the_data(samples: Tensor) -> None:
+    data = load_images("digits").scaled(slice(None))
+    assert samples.mean().item() == pytest.approx(data.mean().item(), abs=0.05)
+    assert samples.std().item() == pytest.approx(data.std().item(), abs=0.05)
+    assert (samples.abs() < 1.2).float().mean() > 0.999
+
+
+def test_samples_are_not_copies_of_training_images(samples: Tensor) -> None:
+    """They are about as far from the nearest training image as unseen digits are."""
+    train = load_images("digits").scaled(slice(None)).flatten(1)
+    unseen = load_images("digits", "test").scaled(slice(None)).flatten(1)
+    near = torch.cdist(samples.flatten(1), train).min(1).values.median()
+    near_unseen = torch.cdist(unseen, train).min(1).values.median()
+    assert near > 0.6 * near_unseen
