@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from apps.imagegen import benchmark, convert, sample, train_model
+from apps.imagegen import evaluate as evaluate_images
+from apps.imagegen import train_options as train_images
 from apps.nowcast.evaluate import EvaluateOptions
 from apps.nowcast.train import TrainOptions
 from apps.solvers.compare import CompareOptions
@@ -19,6 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
 CARD = (ROOT / "apps/nowcast/assets/mini/MODEL_CARD.md").read_text()
 OPTIONS = {
+    "apps.imagegen.benchmark": benchmark.BenchmarkOptions,
+    "apps.imagegen.convert": convert.Options,
+    "apps.imagegen.evaluate": evaluate_images.EvaluateOptions,
+    "apps.imagegen.sample": sample.SampleOptions,
+    "apps.imagegen.train": train_images.TrainOptions,
+    "apps.imagegen.train_model": train_model.TrainModelOptions,
     "apps.nowcast.evaluate": EvaluateOptions,
     "apps.nowcast.train": TrainOptions,
     "apps.solvers.compare": CompareOptions,

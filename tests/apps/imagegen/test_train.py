@@ -123,7 +123,7 @@ def test_conditional_models_are_trained_on_their_classes(tmp_path: Path) -> None
 
 
 def pairs_of(
-    model: ImageModel, folder: Path, supervision: str, images: Images | None = None, nfe: int = 201, **changed: object
+    model: ImageModel, folder: Path, supervision: str, images: Images | None = None, nfe: int = 81, **changed: object
 ) -> Pairs:
     options = PairOptions(supervision, "heun", nfe, 4, None, 7.0, 4, 2, 0)  # pyright: ignore[reportArgumentType]
     spec = MethodOptions("dyweight", 3)
@@ -139,9 +139,9 @@ def test_targets_are_where_the_flow_takes_their_noise(model: ImageModel, tmp_pat
     example = pairs.example(keys)
     assert torch.equal(example.endpoint, images.scaled([int(key) for key in keys]))
     assert 60 < example.x_T.std() < 160
-    grid = model.grid("karras", 100)
+    grid = model.grid("karras", 40)
     end = core.integrate(model.field(), core.build_solver("heun"), example.x_T, grid).x
-    assert (end - example.endpoint).abs().max() < 0.02
+    assert (end - example.endpoint).abs().max() < 0.05
 
 
 def test_teachers_take_training_noise_apart_from_that_of_images(model: ImageModel, tmp_path: Path) -> None:
@@ -152,9 +152,9 @@ def test_teachers_take_training_noise_apart_from_that_of_images(model: ImageMode
     example = pairs.example(pairs.keys[1:3])
     assert torch.equal(example.x_T, model.start([FIRST_SEED + 1, FIRST_SEED + 2]))
     exact = core.integrate(
-        model.field(), core.build_solver("heun"), example.x_T, model.grid("karras", 100), denoise=True
+        model.field(), core.build_solver("heun"), example.x_T, model.grid("karras", 40), denoise=True
     )
-    assert exact.nfe == 201
+    assert exact.nfe == 81
     assert torch.allclose(example.endpoint, exact.x, atol=1e-5)
     with pytest.raises(UserError, match="another's"):
         pairs_of(model, tmp_path / "a", "teacher", nfe=21)
@@ -188,7 +188,7 @@ def test_a_killed_run_ends_as_one_that_was_not(model_file: str, tmp_path: Path) 
     for name in ("solver.safetensors", "base/solver.safetensors"):
         first, second = (load_file(tmp_path / run / name) for run in ("whole", "killed"))
         assert first.keys() == second.keys()
-        assert all(torch.equal(first[key], second[key]) for key in first)
+        assert [key for key in first if not torch.equal(first[key], second[key])] == []
     logs = [(tmp_path / run / "run/log.jsonl").read_text() for run in ("whole", "killed")]
     assert logs[0] == logs[1]
 
