@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentParser
@@ -20,6 +21,13 @@ Options = TypeVar("Options")
 
 console = Console(stderr=True)
 """Where people are talked to. stdout is kept for results."""
+
+
+UNUSABLE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ELOOP,
+}  # fmt: skip
+"""What a system says of a path that a user has to change."""
 
 
 class UserError(Exception):
@@ -95,7 +103,7 @@ def run(
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             _complain(prog, f"no space left on the device while writing {error.filename or 'the output'}: free some")
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        if error.errno in UNUSABLE:
             _complain(prog, f"cannot write or read {error.filename}: {error.strerror}; choose another place")
         raise
 
@@ -125,6 +133,24 @@ def joined(*options: str, argv: Sequence[str] | None = None) -> list[str]:
             values += values == 0
             words.append(word)
     return words
+
+
+def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
+    """Refuse outputs that exist, unless they may be replaced, and such as cannot be written.
+
+    Raises:
+        UserError: a path exists, is a folder, lies inside a file, or is given twice.
+    """
+    if len(set(paths)) < len(paths):
+        raise UserError(f"expected a file of its own for each output, got {paths[0]} twice")
+    for path in paths:
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+        if not above.is_dir():
+            raise UserError(f"expected a folder above the output {path}, got the file {above}")
+        if path.is_dir():
+            raise UserError(f"expected a file name for the output, got the folder {path}")
+        if path.exists() and not overwrite:
+            raise UserError(f"expected a new file, got {path}, which exists; add --overwrite or choose another name")
 
 
 def _complain(prog: str, message: str) -> None:

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from apps.imagegen.features import FeatureName
 from apps.imagegen.models import ARCHITECTURES, ImageModel, Precision, image_model, load_model
-from apps.imagegen.models.files import shipped
+from apps.imagegen.models.files import check_precision, shipped
+from apps.imagegen.processes import launch
 from apps.imagegen.published import Published, load_published
 from apps.imagegen.tables.lines import SPECS, Spec
 from apps.imagegen.tables.overhead import OverheadRecipe, fill_overhead
@@ -20,7 +21,7 @@ from apps.imagegen.tables.span import SpanRecipe, fill_span
 from apps.imagegen.tables.store import Store
 from apps.imagegen.tables.table import Filled, screen_table, write
 from core.names import nearest
-from data_tools.cli import UserError, console, run
+from data_tools.cli import UserError, check_outputs, console, joined, run
 
 TABLES = {
     **{name: spec.title for name, spec in SPECS.items()},
@@ -88,12 +89,21 @@ def main(options: BenchmarkOptions) -> None:
     if options.table not in TABLES:
         known = ", ".join(TABLES)
         raise UserError(f"expected --table among {known}, got {options.table!r}{nearest(options.table, TABLES)}")
+    if options.batch is not None and options.batch < 1:
+        raise UserError(f"expected --batch of at least 1, got {options.batch}")
+    check_precision(options.precision, options.device)
     out = Path(options.out)
-    filled = _filled(options, Store(out / "cells"), load_published())
     path = Path(options.json) if options.json else out / f"{options.table}.json"
+    csv, picture = (out / f"{options.table}.{kind}" for kind in ("csv", "png"))
+    check_outputs([path, csv, picture, out / "cells" / "cell"], overwrite=True)
+    launch(options.device, 1)
+    try:
+        filled = _filled(options, Store(out / "cells"), load_published())
+    except (ValueError, FloatingPointError) as error:
+        raise UserError(str(error)) from error
     settings = {key: value for key, value in asdict(options).items() if key not in {"out", "json", "list"}}
-    write(filled, settings, path, out / f"{options.table}.csv")
-    plot_table(filled, out / f"{options.table}.png")
+    write(filled, settings, path, csv)
+    plot_table(filled, picture)
     _show(filled)
     console.print(f"wrote {path}, {out / options.table}.csv and .png", highlight=False, soft_wrap=True)
 
@@ -181,9 +191,10 @@ if __name__ == "__main__":
         description="Tables of the papers, our numbers beside the published ones; cells that are finished are kept.",
         examples="""examples:
   python -m apps.imagegen.benchmark --list
-  python -m apps.imagegen.benchmark --table digits --nfe 3,4 --samples 500
+  python -m apps.imagegen.benchmark --table digits --nfe 3 4 --samples 500
   python -m apps.imagegen.benchmark --table overhead --repeats 0
   python -m apps.imagegen.benchmark --table overhead --device cuda --precision float16 --batch 16
   python -m apps.imagegen.benchmark --table cifar10 --model cifar10.safetensors --reference cifar10-32x32.npz \\
       --features inception --samples 50000 --device cuda""",
+        argv=joined("nfe"),
     )

@@ -83,7 +83,7 @@ def read_checkpoint(path: Path, name: str) -> tuple[Architecture, dict[str, Tens
     try:
         architecture = _architecture(_arguments(state), path, name)
         tensors = module_tensors(state)
-    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"expected a network of EDM in {path}, got another one: {error}") from None
     wrong = mismatch(architecture, tensors)
     if wrong:

@@ -7,6 +7,7 @@ uint8 until they are used; `Images.scaled` is the only place where they become t
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,7 +122,8 @@ def load_images(source: str, split: Split = "train", resolution: int | None = No
     """
     if split not in ("train", "test"):
         raise UserError(f"expected the split train or test, got {split}")
-    names = [source] if source and Path(source).exists() else [name.strip() for name in source.split(",")]
+    # os.path, for a long list is no file name
+    names = [source] if os.path.exists(source) else [name.strip() for name in source.split(",")]
     parts = [_read(name, split, resolution) for name in names]
     first = parts[0]
     for part in parts[1:]:
@@ -149,11 +151,11 @@ def _read(source: str, split: Split, resolution: int | None) -> Images:
     path = Path(source or "no name")
     if source == DIGITS:
         return _digits(split, DIGITS_RESOLUTION if resolution is None else resolution)
-    if path.is_dir():
+    if os.path.isdir(path):
         return Images(*read_folder(path), source)
-    if path.is_file() and path.suffix == ".npz":
+    if os.path.isfile(path) and path.suffix == ".npz":
         return Images(*read_archive(path), source)
-    found = "another file" if path.is_file() else "nothing there"
+    found = "another file" if os.path.isfile(path) else "nothing there"
     raise UserError(f"expected `{DIGITS}`, a folder of images or an .npz, got {path} ({found})")
 
 

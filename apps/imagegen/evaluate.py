@@ -15,8 +15,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from apps.imagegen.data import DIGITS, Split
-from apps.imagegen.evaluation import NEIGHBOURS, Evaluator, Reference, Scored, load_reference, over_blocks
+from apps.imagegen.data import Split
+from apps.imagegen.evaluation import (
+    NEIGHBOURS,
+    Evaluator,
+    Reference,
+    Scored,
+    check_seeds,
+    load_reference,
+    over_blocks,
+    own_reference,
+)
 from apps.imagegen.features import FeatureName, Features, build_features
 from apps.imagegen.methods import DEFAULT_NFE, MethodOptions
 from apps.imagegen.metrics import save_moments
@@ -27,7 +36,7 @@ from apps.imagegen.sampling import Sampler, build_sampler, shipped_samplers
 from apps.imagegen.solvers import is_trained
 from core.fitting import write_atomically
 from core.intervals import Interval
-from data_tools.cli import UserError, console, joined, progress_bar, run
+from data_tools.cli import UserError, check_outputs, console, joined, progress_bar, run
 
 DEFAULT_JSON = "out/images.json"
 DEFAULT_SOLVER = "ipndm"
@@ -47,12 +56,12 @@ class EvaluateOptions:
         afs: analytic first step, which costs no call; where not given, only where the calls do not come out otherwise.
         samples: images of a block.
         blocks: how often all is repeated on other seeds, for the intervals.
-        seed: the first; every method has the same seeds, every image one.
+        seed: the first; every method has the same seeds, every image one. Solvers are trained on those from 2^31 on.
         features: of which network distances are: inception gives FID; efficientnet and digits give distances of their
             own, which are no FID. auto: digits for grey images; else inception where its weights are at hand, and
             efficientnet where they are not.
-        reference: digits, a folder of images, an npz of images, or an npz of statistics (mu, sigma); by default what
-            the shipped model learned from.
+        reference: digits, a folder of images, an npz of images, or an npz of statistics (mu, sigma); by default the
+            digits, for a model that learned from them.
         split: of the digits.
         save_reference: where to write the statistics of the reference's images (npz with mu, sigma).
         batch: images sampled at once.
@@ -111,23 +120,18 @@ def main(options: EvaluateOptions) -> None:
 
 
 def _check(options: EvaluateOptions) -> None:
-    for name, least in (("samples", NEIGHBOURS + 1), ("blocks", 1), ("batch", 1), ("seed", 0)):
+    for name, least in (("samples", NEIGHBOURS + 1), ("blocks", 1), ("batch", 1)):
         if getattr(options, name) < least:
             raise UserError(f"expected --{name} of at least {least}, got {getattr(options, name)}")
+    check_seeds(options.seed, options.blocks * options.samples)
     numbers, picture = options.paths
     if numbers.suffix != ".json":
         raise UserError(f"expected --json to end in .json, got {numbers}; change its name")
-    outputs = [(path, options.json is None) for path in (numbers, picture)]
+    check_outputs([numbers, picture], options.overwrite or options.json is None)
     if options.save_reference is not None:
-        outputs.append((Path(options.save_reference), False))
-        if outputs[-1][0].suffix != ".npz":
+        if Path(options.save_reference).suffix != ".npz":
             raise UserError(f"expected --save_reference to end in .npz, got {options.save_reference}; change its name")
-    for path, replaced in outputs:
-        above = next(parent for parent in path.absolute().parents if parent.exists())
-        if not above.is_dir() or path.is_dir():
-            raise UserError(f"expected a file in a folder as output, got {path}; choose another name")
-        if path.exists() and not (replaced or options.overwrite):
-            raise UserError(f"expected a new file, got {path}, which exists; add --overwrite or choose another name")
+        check_outputs([Path(options.save_reference)], options.overwrite)
 
 
 def _samplers(options: EvaluateOptions, model: ImageModel) -> list[Sampler]:
@@ -160,7 +164,7 @@ def _counts(text: str) -> list[int]:
 
 
 def _reference(options: EvaluateOptions, model: ImageModel, features: Features) -> Reference:
-    source = options.reference or (DIGITS if model.name == DIGITS else None)
+    source = options.reference or own_reference(model)
     if source is None:
         raise UserError(f"expected --reference for the model {model.name}: images it learned from, or their statistics")
     with progress_bar() as bar:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from apps.imagegen.data import Images, Split, load_images
+from apps.imagegen.data import DIGITS, Images, Split, load_images
 from apps.imagegen.features import Features
 from apps.imagegen.metrics import HasMoments, Moments, PrecisionRecall, frechet_distance, load_moments, precision_recall
 from apps.imagegen.models import ImageModel
 from apps.imagegen.sampling import Sampler, batches, to_uint8
+from apps.imagegen.stages.pairs import FIRST_SEED
 from core.intervals import Interval, student_mean
 from data_tools.cli import UserError
 
@@ -82,6 +83,22 @@ class Scored:
         found = [block.neighbours for block in self.blocks]
         values = [getattr(value, name) for value in found if value is not None]
         return torch.tensor(values, dtype=torch.float64) if values else None
+
+
+def check_seeds(first: int, count: int) -> None:
+    """Raise `UserError` unless so many seeds from `first` on are seeds that no solver was trained on."""
+    if first < 0 or first + count > FIRST_SEED:
+        raise UserError(
+            f"expected --seed from 0, and all seeds below {FIRST_SEED}, where those that solvers are trained on begin, "
+            f"got {count} from {first}; choose another"
+        )
+
+
+def own_reference(model: ImageModel) -> str | None:
+    """The source of the images that a model learned from, after its card, where it comes with the project."""
+    data = model.card.get("data")
+    name = data.get("name") if isinstance(data, Mapping) else None
+    return DIGITS if name == f"{DIGITS} (train)" else None
 
 
 def over_blocks(values: Tensor) -> Interval:
@@ -177,7 +194,8 @@ class Evaluator:
             for images, calls, spent in self._batches(sampler, range(first, first + self.samples)):
                 found = self.features(images)
                 moments = moments.merge(Moments.of(found))
-                kept.append(found)
+                if sum(map(len, kept)) < MOST_NEIGHBOURS:
+                    kept.append(found)
                 seconds, nfe = seconds + spent, calls
                 if index == 0 and sum(map(len, pictured)) < self.pictured:
                     pictured.append(images.cpu())

@@ -145,7 +145,9 @@ def check_method(spec: MethodOptions) -> None:
     if spec.base is not None and spec.solver not in BASES:
         raise UserError(f"expected no --base for {spec.solver}, got {spec.base}; leave it out")
     base = spec.base_name
-    known = [n for n in core.SOLVERS if n not in ("spanlift", "ddpm") and (spec.solver == "spanlift" or n not in LEARNED)]
+    known = [
+        n for n in core.SOLVERS if n not in ("spanlift", "ddpm") and (spec.solver == "spanlift" or n not in LEARNED)
+    ]
     if base is not None and base not in known:
         raise UserError(f"expected a base of {spec.solver} among {', '.join(known)}, got {base!r}")
     if spec.base_path is not None and spec.solver != "spanlift":

@@ -25,9 +25,11 @@ def launch(device: str, devices: int) -> tuple[Fabric, str]:
     if devices < 1:
         raise UserError(f"expected --devices of at least 1, got {devices}")
     try:
-        torch.empty(0, device=device)
+        found = torch.empty(0, device=device).is_meta
     except (RuntimeError, AssertionError):
-        raise UserError(f"expected a device of this machine, got {device}; try --device cpu") from None
+        found = True
+    if found:
+        raise UserError(f"expected a device of this machine, got {device}; try --device cpu")
     if devices == 1:
         return Alone(), device
     if index:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from apps.imagegen.image_files import read_image
 from apps.imagegen.methods import MethodOptions
 from apps.imagegen.models import ImageModel, Precision, load_model
 from apps.imagegen.pictures import enlarged, tiled, write_png
 from apps.imagegen.processes import launch
 from apps.imagegen.sampling import Sampler, batches, build_sampler, parse_seeds, to_uint8
 from core.fitting import write_atomically
-from data_tools.cli import UserError, console, progress_bar, run
+from data_tools.cli import UserError, check_outputs, console, progress_bar, run
 
 MANIFEST = "manifest.json"
 FORMAT = "spanlift-samples"
@@ -108,7 +109,10 @@ def _check(options: SampleOptions, out: Path, seeds: Sequence[int]) -> None:
     model.labels(seeds[:1], options.class_index)
     identity = manifest(model, build_sampler(model, options.method()), options)
     found = _manifest_of(out / MANIFEST)
-    if found is None and out.is_dir() and any(out.iterdir()):
+    if options.grid_image:
+        own = found is not None or options.out == SampleOptions.out
+        check_outputs([_sheet_path(out)], options.overwrite or own)
+    if found is None and out.is_dir() and not all(path.suffix == ".part" for path in out.iterdir()):
         raise UserError(f"expected a new folder or one of this command, got {out} with other files; choose another")
     if found not in (None, identity) and not options.overwrite:
         changed = sorted(name for name in {*found, *identity} if found.get(name) != identity.get(name))
@@ -131,7 +135,8 @@ def image_path(folder: Path, seed: int) -> Path:
 
 def _sheet_path(folder: Path) -> Path:
     """Beside the folder: inside, it would be one of the images."""
-    return folder.with_name(f"{folder.resolve().name}.png")
+    place = folder if folder.name not in ("", "..") else Path(os.path.abspath(folder))
+    return place.with_name(f"{place.name}.png")
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
@@ -170,8 +175,10 @@ def _sample(options: SampleOptions, model: ImageModel, sampler: Sampler, seeds: 
 
 def _read(folder: Path, seeds: Sequence[int]) -> np.ndarray:
     """Images of the seeds from their files, uint8 (n, C, H, W)."""
-    images = np.stack([np.asarray(Image.open(image_path(folder, seed))) for seed in seeds])
-    return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    first = read_image(image_path(folder, seeds[0]))
+    size = (first.shape[1], first.shape[0])
+    images = [read_image(image_path(folder, seed), size) for seed in seeds]
+    return np.stack(images).transpose(0, 3, 1, 2)
 
 
 if __name__ == "__main__":

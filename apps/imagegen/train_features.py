@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from apps.imagegen.classifier import CLASSES, SIDE, DigitClassifier, save_classifier
 from apps.imagegen.data import DIGITS, Images, load_images
 from core.fitting import FitConfig, fit
-from data_tools.cli import UserError, console, progress_bar, run
+from data_tools.cli import UserError, check_outputs, console, progress_bar, run
 
 FILE_NAME = "digits-features.safetensors"
 LARGEST_SHIFT = 1
@@ -49,8 +49,9 @@ def main(options: TrainFeaturesOptions) -> None:
     for name in ("iterations", "batch", "learning_rate"):
         if not getattr(options, name) > 0:
             raise UserError(f"expected --{name} above 0, got {getattr(options, name)}")
-    if options.seed < 0:
-        raise UserError(f"expected --seed of 0 or more, got {options.seed}")
+    if not 0 <= options.seed < 2**40:
+        raise UserError(f"expected --seed from 0 to 2^40, got {options.seed}")
+    check_outputs([Path(options.out) / FILE_NAME], overwrite=True)
     images, held_out = load_images(DIGITS, "train", SIDE), load_images(DIGITS, "test", SIDE)
     try:
         network = train(options, images)

@@ -116,7 +116,11 @@ def main(options: TrainModelOptions) -> None:
         path = save_model(out / "model.safetensors", network, architecture, card, options.storage)
         console.print(f"wrote {path}", highlight=False)
         if options.preview:
-            console.print(f"wrote {_preview(path, options.preview, device)}", highlight=False)
+            try:
+                picture = _preview(path, options.preview, device)
+            except FloatingPointError as error:
+                raise UserError(f"{error}; {path} is written, but try a lower --learning_rate") from error
+            console.print(f"wrote {picture}", highlight=False)
     fabric.barrier()  # none ends before the one that writes
 
 

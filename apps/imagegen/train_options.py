@@ -99,7 +99,7 @@ class TrainOptions:
     batch: int = 16
     learning_rate: float | None = None
     base_learning_rate: float | None = None
-    pairs: int = 1024
+    pairs: int = 768
     held_out: int = 64
     seed: int = 0
     device: str = "cpu"

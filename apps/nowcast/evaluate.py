@@ -12,13 +12,13 @@ import numpy as np
 from rich.console import Console
 
 from apps.nowcast.data import SYNTHETIC, Windows, load_windows
-from apps.nowcast.evaluation import Evaluator, Method, Scored, check_outputs, load_method, parse_methods, wettest
+from apps.nowcast.evaluation import Evaluator, Method, Scored, load_method, parse_methods, wettest
 from apps.nowcast.metrics import METRICS, PerceptualDistance, difference, recovered, resamples
 from apps.nowcast.nowcaster import ASSETS, Nowcaster, Precision, check_device
 from apps.nowcast.plots import plot_nowcasts
 from apps.nowcast.table import TABLE_WIDTH, Json, estimate_as_json, evaluation_as_json, score_table
 from core.fitting import write_atomically
-from data_tools.cli import UserError, console, progress_bar, run
+from data_tools.cli import UserError, check_outputs, console, progress_bar, run
 
 DEFAULT_JSON = "out/evaluation.json"
 SHIPPED_SOLVERS = ("spanlift-teacher.safetensors", "spanlift-target.safetensors")

@@ -194,21 +194,3 @@ class Evaluator:
 def wettest(windows: Windows, context_frames: int) -> int:
     """The window whose future holds the most rain: the one worth a picture."""
     return int(np.nan_to_num(windows.frames[:, context_frames:]).mean(axis=(1, 2, 3)).argmax())
-
-
-def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
-    """Refuse outputs that exist, unless they may be replaced, and such as cannot be written.
-
-    Raises:
-        UserError: a path exists, is a folder, lies inside a file, or is given twice.
-    """
-    if len(set(paths)) < len(paths):
-        raise UserError(f"expected a file of its own for each output, got {paths[0]} twice")
-    for path in paths:
-        above = next(parent for parent in path.absolute().parents if parent.exists())
-        if not above.is_dir():
-            raise UserError(f"expected a folder above the output {path}, got the file {above}")
-        if path.is_dir():
-            raise UserError(f"expected a file name for the output, got the folder {path}")
-        if path.exists() and not overwrite:
-            raise UserError(f"expected a new file, got {path}, which exists; add --overwrite or choose another name")

@@ -92,7 +92,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "tool: expected this, got that\n"
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG])
 def test_a_full_or_closed_disk_is_told_in_one_line(number: int, capsys: pytest.CaptureFixture) -> None:
     def main(options: Options) -> None:
         raise OSError(number, "trouble", "/some/file")

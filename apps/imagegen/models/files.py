@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,6 +24,7 @@ __all__ = [
     "ImageModel",
     "Precision",
     "check_output",
+    "check_precision",
     "image_model",
     "load_model",
     "mismatch",
@@ -105,10 +107,7 @@ def load_model(
         UserError: no such model; a file that is truncated or foreign, or whose weights do not fit its architecture;
             float16 elsewhere than on CUDA.
     """
-    if precision not in CORE_DTYPES:
-        raise UserError(f"expected a precision among {', '.join(CORE_DTYPES)}, got {precision!r}; choose one")
-    if precision == "float16" and torch.device(device).type != "cuda":
-        raise UserError(f"expected --device cuda with precision float16, got {device}; take bfloat16 or float32")
+    check_precision(precision, device)
     path = _find(name_or_path)
     header, tensors = _read(path)
     try:
@@ -130,9 +129,21 @@ def load_model(
         raise UserError(f"expected a device of this machine, got {device}; try --device cpu") from None
 
 
+def check_precision(precision: Precision, device: torch.device | str) -> None:
+    """Raise `UserError` unless a network runs in this precision on the device."""
+    if precision not in CORE_DTYPES:
+        raise UserError(f"expected a precision among {', '.join(CORE_DTYPES)}, got {precision!r}; choose one")
+    if precision == "float16" and str(device).partition(":")[0] != "cuda":
+        raise UserError(f"expected --device cuda with precision float16, got {device}; take bfloat16 or float32")
+
+
 def mismatch(architecture: Architecture, tensors: Mapping[str, Tensor]) -> str:
     """What is wrong with tensors as the state of an architecture; empty where nothing is."""
-    expected = {name: tuple(value.shape) for name, value in architecture.build("meta").state_dict().items()}
+    try:
+        network = architecture.build("meta")
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        return f"sizes that no network has ({error})"
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     got = {name: tuple(value.shape) for name, value in tensors.items()}
     parts = []
     for title, names in (
@@ -170,7 +181,7 @@ def _is_ours(path: Path) -> bool:
 def _find(name_or_path: str | Path) -> Path:
     """The file of a name or a path."""
     path, name = Path(name_or_path), str(name_or_path)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     known = shipped()
     if name in known:

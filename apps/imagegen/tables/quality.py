@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from apps.imagegen.data import load_images
-from apps.imagegen.evaluation import Evaluator, load_reference, over_blocks
+from apps.imagegen.evaluation import Evaluator, check_seeds, load_reference, over_blocks
 from apps.imagegen.features import FeatureName, Features, build_features
 from apps.imagegen.models import ImageModel
 from apps.imagegen.published import Published
@@ -56,6 +57,7 @@ class Bench:
         for name, value, least in (("samples", recipe.samples, 2), ("blocks", recipe.blocks, 1), ("batch", batch, 1)):
             if value < least:
                 raise UserError(f"expected --{name} of at least {least}, got {value}")
+        check_seeds(recipe.seed, recipe.blocks * recipe.samples)
         self.model, self.reference, self.recipe, self.batch = model, reference, recipe, batch
         self.features: Features = build_features(features, model.channels, model.device)
         self._source = _fingerprint(reference, model)
@@ -89,9 +91,8 @@ class Bench:
 
 def _fingerprint(source: str, model: ImageModel) -> str:
     """Which reference it is: the hash of the file, or of the images."""
-    path = Path(source)
-    if path.is_file():
-        with path.open("rb") as file:
+    if os.path.isfile(source):  # a long list is no file name
+        with Path(source).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     return load_images(source, "train", model.resolution).fingerprint
 

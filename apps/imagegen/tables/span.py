@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import core
+from apps.imagegen.evaluation import check_seeds
 from apps.imagegen.models import ImageModel
 from apps.imagegen.published import Published
 from apps.imagegen.tables.ingredients import Impossible, Missing, Ready, find
@@ -96,6 +97,7 @@ def fill_span(
         raise UserError(f"expected --nfe of at least {FIRST} for out-of-span, got {nfe}")
     if recipe.samples < 1 or recipe.batch < 1:
         raise UserError(f"expected --samples and --batch of at least 1, got {recipe.samples} and {recipe.batch}")
+    check_seeds(recipe.seed, recipe.samples)
     columns = range(FIRST, nfe + 1)
     rows: dict[str, tuple[Cell, ...]] = {}
     for line in SPAN_LINES:

@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import core
+from apps.imagegen.benchmark import BenchmarkOptions, main
 from apps.imagegen.methods import MethodOptions
 from apps.imagegen.models import Architecture, ImageModel, image_model, save_model
 from apps.imagegen.models.edm import SongConfig
@@ -256,7 +257,7 @@ def test_overhead_counts_by_hand(model: ImageModel, tmp_path: Path) -> None:
 
 
 def test_the_command(run_cli: Cli, model_file: Path, tmp_path: Path) -> None:
-    arguments = ["--table", "digits", "--model", str(model_file), "--nfe", "3", "--samples", "6", "--blocks", "2"]
+    arguments = ["--table", "digits", "--model", str(model_file), "--nfe", "3", "4", "--samples", "6", "--blocks", "2"]
     arguments += ["--batch", "6", "--out", str(tmp_path / "out"), "--solvers", str(tmp_path / "solvers")]
     done = run_cli("apps.imagegen.benchmark", *arguments)
     assert done.returncode == 0, done.stderr
@@ -273,3 +274,32 @@ def test_the_command(run_cli: Cli, model_file: Path, tmp_path: Path) -> None:
     assert refused.stderr.count("\n") == 1
     assert "did you mean 'overhead'" in refused.stderr
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 0}, "--batch of at least 1"),
+        ({"device": "nowhere"}, "device of this machine"),
+        ({"table": "overhead", "model": "cifar10-small", "device": "nowhere"}, "device of this machine"),
+        ({"table": "overhead", "model": "cifar10-small", "precision": "float16"}, "--device cuda"),
+        ({"seed": (1 << 31) - 1, "samples": 2, "blocks": 1}, "trained on"),
+        ({"table": "out-of-span", "seed": -1}, "--seed"),
+        ({"json": "."}, "got the folder"),
+        ({"out": __file__}, "got the file"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(changes: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        main(BenchmarkOptions(**{"out": str(tmp_path / "out"), **changes}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_that_cannot_be_measured_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise FloatingPointError("expected finite states, got NaN at step 2")
+
+    monkeypatch.setattr("apps.imagegen.tables.overhead.measure", broken)
+    with pytest.raises(UserError, match="NaN at step 2"):
+        main(BenchmarkOptions("overhead", "digits", out=str(tmp_path / "out")))
+    assert list(tmp_path.iterdir()) == []

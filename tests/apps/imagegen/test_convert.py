@@ -308,6 +308,18 @@ DAMAGES: dict[str, tuple[Callable[[dict], object], str]] = {
         lambda content: content["ema"].state["_init_kwargs"].update(sigma_max="much"),
         "could not convert string to float",
     ),
+    "noise beyond all numbers": (
+        lambda content: content["ema"].state["_init_kwargs"].update(sigma_max=10**400),
+        "too large to convert to float",
+    ),
+    "a switch of two": (
+        lambda content: content["ema"].state["_init_kwargs"].update(use_fp16=torch.zeros(2)),
+        "is ambiguous",
+    ),
+    "a width of no network": (
+        lambda content: content["ema"].state["_init_kwargs"].update(model_channels=9),
+        "sizes that no network has .*groups divide, got 9",
+    ),
 }
 
 

@@ -14,7 +14,15 @@ import torch
 import core
 from apps.imagegen.data import Images, load_images
 from apps.imagegen.evaluate import EvaluateOptions, compare, main
-from apps.imagegen.evaluation import Evaluator, Reference, load_reference, over_blocks, reference_of_images
+from apps.imagegen.evaluation import (
+    Evaluator,
+    Reference,
+    check_seeds,
+    load_reference,
+    over_blocks,
+    own_reference,
+    reference_of_images,
+)
 from apps.imagegen.features import DIGIT_WEIGHTS, Features, build_features
 from apps.imagegen.methods import MethodOptions
 from apps.imagegen.metrics import Moments, frechet_distance, precision_recall
@@ -132,6 +140,23 @@ def test_trained_solvers_that_ship_are_found_by_their_model(grey, small_models, 
     assert torch.equal(images, expected)  # untrained it is its base
 
 
+def test_a_model_is_held_against_the_digits_unasked_only_if_it_learned_from_them(grey) -> None:
+    assert own_reference(load_model("digits")) == "digits"
+    for card in (
+        {},
+        {"data": "digits (train)"},
+        {"data": {"name": "letters.npz"}},
+        {"data": {"name": "digits (test)"}},
+    ):
+        assert own_reference(replace(grey, name="digits", card=card)) is None
+
+
+def test_seeds_that_solvers_are_trained_on_score_none() -> None:
+    check_seeds(0, 1 << 31)
+    with pytest.raises(UserError, match="2147483648, where"):
+        check_seeds(1, 1 << 31)
+
+
 def test_values_that_stand_apart_are_joined() -> None:
     line = ["--nfe", "3", "4", "5", "--solver", "a", "b", "--json", "x", "y", "--nfe=6"]
     expected = ["--nfe", "3,4,5", "--solver", "a,b", "--json", "x", "y", "--nfe=6"]
@@ -150,6 +175,9 @@ def options_for(small_models, archive: Path, out: Path, **changes: object) -> Ev
         ({"samples": 3}, "--samples"),
         ({"blocks": 0}, "--blocks"),
         ({"seed": -1}, "--seed"),
+        ({"seed": (1 << 31) - 23}, "trained on"),
+        ({"device": "meta"}, "device"),
+        ({"reference": ",".join(f"part{i}.npz" for i in range(99))}, "part0.npz .nothing there"),
         ({"nfe": "3,x"}, "--nfe"),
         ({"nfe": "0"}, "--nfe"),
         ({"nfe": "3", "solver": "heun", "afs": False}, "--nfe"),

@@ -322,6 +322,16 @@ def test_a_giant_in_a_header_takes_no_memory(tmp_path: Path, saved: Path) -> Non
         load_model(path)
 
 
+def test_sizes_in_a_header_that_no_network_has(tmp_path: Path, saved: Path) -> None:
+    written = TINY.written()
+    written["network"]["model_channels"] = 9
+    path = rewritten(
+        saved, tmp_path / "odd.safetensors", lambda _, header: header.update(architecture=json.dumps(written))
+    )
+    with pytest.raises(UserError, match=r"odd\.safetensors, got sizes that no network has .*groups divide, got 9"):
+        load_model(path)
+
+
 def test_precisions_and_devices_that_are_none(saved: Path) -> None:
     with pytest.raises(UserError, match="expected a precision among float32, bfloat16, float16, got 'half'"):
         load_model(saved, precision="half")  # type: ignore[arg-type]

@@ -123,6 +123,10 @@ def test_a_folder_is_filled_gone_on_with_and_refused_to_another_run(small_models
     assert np.array_equal(_pixels(image_path(out, 5)), _pixels_of(kept[5], tmp_path))
     assert image_path(out, 12).exists()
 
+    with pytest.raises(UserError, match=r"000004\.png, got another or a damaged file"):
+        main(options_for(small_models, out))
+    image_path(out, 4).write_bytes(kept[4])
+
     with pytest.raises(UserError, match="other sampler"):
         main(options_for(small_models, out, solver="heun", nfe=4))
     assert image_path(out, 3).read_bytes() == kept[3]
@@ -183,6 +187,21 @@ def test_folders_and_files_of_others_are_left_alone(small_models, tmp_path: Path
         with pytest.raises(UserError, match="expected a"):
             main(options_for(small_models, out, overwrite=True))
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "note.txt"]
+
+
+def test_a_sheet_of_others_is_left_alone_and_the_working_folder_may_be_filled(
+    small_models, tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "here.png").write_text("precious")
+    with pytest.raises(UserError, match=r"expected a new file, got .*here\.png"):
+        main(options_for(small_models, tmp_path / "here", seeds="3"))
+    assert [path.name for path in tmp_path.iterdir()] == ["here.png"]
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / ".manifest.json.7.part").write_text("{")  # of a run that was killed at its start
+    monkeypatch.chdir(tmp_path / "there")
+    main(options_for(small_models, Path("."), seeds="3"))
+    assert (tmp_path / "there.png").read_bytes().startswith(b"\x89PNG")
+    assert image_path(Path("."), 3).exists()
 
 
 def test_a_model_that_gives_no_numbers_says_so(small_models, tmp_path: Path, monkeypatch) -> None:

@@ -66,6 +66,22 @@ def test_another_run_in_the_folder_is_left_as_it_is(capsys: pytest.CaptureFixtur
     assert (trained / "model.safetensors").read_bytes() == before
 
 
+def test_a_model_that_samples_no_numbers_is_kept_and_says_so(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise FloatingPointError("expected finite states, got NaN at step 2")
+
+    again = tmp_path / "again"
+    shutil.copytree(trained, again)
+    monkeypatch.setattr("apps.imagegen.train_model.sample_batch", broken)
+    with pytest.raises(SystemExit) as stopped:
+        in_process(*SHORT, "--out", str(again), "--seed", "5")
+    assert stopped.value.code == 2
+    assert "NaN at step 2; " in capsys.readouterr().err.splitlines()[-1]
+    assert load_model(again / "model.safetensors").identity == load_model(trained / "model.safetensors").identity
+
+
 def test_weights_are_stored_in_half_precision_unless_asked_otherwise(trained: Path, tmp_path: Path) -> None:
     full_path = tmp_path / "full"
     shutil.copytree(trained, full_path)
