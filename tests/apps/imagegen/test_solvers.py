@@ -33,6 +33,8 @@ def model() -> ImageModel:
     return tiny()
 
 
+IMPOSSIBLE = {("rk4", 5)}
+"""Four calls a step, three where the first one is analytic."""
 NAMES = [name for name in core.SOLVERS if name != "dpm-solver-v3"]
 
 
@@ -40,12 +42,11 @@ NAMES = [name for name in core.SOLVERS if name != "dpm-solver-v3"]
 @pytest.mark.parametrize("nfe", [3, 5, 8])
 def test_every_solver_makes_as_many_calls_as_it_was_asked_for(model: ImageModel, name: str, nfe: int) -> None:
     spec = MethodOptions(name, nfe, width=8)
-    try:
-        method = build_method(model, spec)
-    except UserError as error:
-        assert name in {"rk4", "epd", "epd-plugin"}
-        assert "--nfe" in str(error)
+    if (name, nfe) in IMPOSSIBLE:
+        with pytest.raises(UserError, match="--nfe"):
+            build_method(model, spec)
         return
+    method = build_method(model, spec)
     state = core.integrate(model.field(), method.solver, model.start(SEEDS), method.grid, method.afs, method.denoise)
     assert state.nfe == nfe
     assert method.grid[0] == model.sigma_max
@@ -138,7 +139,7 @@ def test_a_trained_solver_brings_its_grid_and_its_start(model: ImageModel, tmp_p
 
 def test_a_trained_solver_that_does_not_fit_is_refused(model: ImageModel, tmp_path: Path) -> None:
     path = str(saved(model, tmp_path, MethodOptions("dyweight", 3)))
-    with pytest.raises(UserError, match="expected --nfe 3.* got 5"):
+    with pytest.raises(UserError, match=r"expected --nfe 3.* got 5"):
         build_method(model, MethodOptions(path, nfe=5))
     with pytest.raises(UserError, match="expected --afs False"):
         build_method(model, MethodOptions(path, afs=True))
