@@ -216,13 +216,13 @@ def _fidelity_network(path: Path) -> nn.Module:
 
     It unpickles what it is given, so it is given a copy that we wrote of nothing but the file's tensors.
     """
+    tensors = read_tensors(path)
+    if not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise UserError(f"expected plain tensors in {path}, got something else; give torch-fidelity's weights")
     from torch_fidelity.feature_extractor_inceptionv3 import (  # pyright: ignore[reportMissingImports]
         FeatureExtractorInceptionV3,
     )
 
-    tensors = read_tensors(path)
-    if not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise UserError(f"expected plain tensors in {path}, got something else; give torch-fidelity's weights")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         copy = Path(folder) / "weights.pth"
