@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -53,11 +53,6 @@ class SolverOptions:
     @property
     def chart(self) -> Chart:
         return TimeChart() if self.schedule is None else NoiseChart(self.schedule)
-
-    @property
-    def given(self) -> tuple[str, ...]:
-        """Names of the options that were given."""
-        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)
 
 
 class Kind(NamedTuple):

@@ -20,8 +20,8 @@ from torch import Tensor
 from apps.nowcast.data import Windows, draw_frames, generator
 from apps.nowcast.model import AutoencoderConfig
 from apps.nowcast.nowcaster import Codec, Precision, save_weights
-from apps.nowcast.progress import Report
 from core.fitting import FitConfig, fit
+from data_tools.progress import Report
 
 
 @dataclass(frozen=True, slots=True)

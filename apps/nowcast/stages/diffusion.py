@@ -17,10 +17,10 @@ import core
 from apps.nowcast.data import Windows, generator
 from apps.nowcast.model import CuboidTransformerUNet, UNetConfig
 from apps.nowcast.nowcaster import Codec, Precision, save_weights, weights_hash
-from apps.nowcast.progress import Report
 from apps.nowcast.stages.latents import choose_pairs, encode_pairs
 from core.fitting import FitConfig, fit
 from core.parametrizations import mixture_of
+from data_tools.progress import Report
 
 
 @dataclass(frozen=True, slots=True)

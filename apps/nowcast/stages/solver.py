@@ -14,7 +14,6 @@ from torch import Tensor
 import core
 from apps.nowcast.data import Windows, dihedral, member_seed
 from apps.nowcast.nowcaster import Nowcaster
-from apps.nowcast.progress import Report
 from apps.nowcast.solvers import build_base
 from apps.nowcast.stages.endpoints import DEFAULT_LOSS, parse_loss
 from apps.nowcast.stages.latents import Pair, choose_pairs, encode_pairs
@@ -23,6 +22,7 @@ from core.operators import Corrected, ResidualConfig, spanlift
 from core.supervision import Example, Teacher, draw
 from core.training import train_solver
 from data_tools.cli import progress_bar
+from data_tools.progress import Report
 
 
 @dataclass(frozen=True, slots=True)
