@@ -28,9 +28,20 @@ def combine(
     calls: int,
 ) -> State:
     """The state at t_next along sum_j weights[j] * slope(buffer[j]) in the chart."""
-    slopes = [chart.slope(evaluation) for evaluation, _ in zip(buffer, weights, strict=False)]
-    x = chart.move(state.x, state.t, t_next, weighted_sum(weights, slopes))
+    x = moved_along(chart, state, t_next, buffer, weights)
     return State(x=x, t=t_next, step=state.step + 1, buffer=buffer, nfe=state.nfe + calls)
+
+
+def moved_along(
+    chart: Chart,
+    state: State,
+    t_next: Tensor,
+    buffer: tuple[Evaluation, ...],
+    weights: Sequence[float | Tensor] | Tensor,
+) -> Tensor:
+    """x (B, *space) of `combine`."""
+    slopes = [chart.slope(evaluation) for evaluation, _ in zip(buffer, weights, strict=False)]
+    return chart.move(state.x, state.t, t_next, weighted_sum(weights, slopes))
 
 
 def weighted_sum(weights: Sequence[float | Tensor] | Tensor, slopes: Sequence[Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -25,7 +26,7 @@ from core.schedules import EDM, RectifiedFlow, Schedule
 from core.solvers.euler import Euler
 from core.solvers.ipndm import IPNDM
 from core.solvers.learned.base import Learned
-from core.solvers.learned.dyweight_run import Run, numbers, shifted
+from core.solvers.learned.dyweight_run import Kept, Run, numbers, shifted
 from core.solvers.learned.start_tables import LinearMultistep, depends_on_grid, table_of, uniform_table
 from core.solvers.quadrature import MOST_NODES
 from core.state import State, VelocityField
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 
 REFERENCE_OFFSET = 1e-8
 """What the published code adds to tau where it divides by it."""
-SPREAD = 0.05
-"""Half-width of the noise of the start "perturbed"."""
+SPREAD = 0.05  # half-width of the noise of the start "perturbed"
 HISTORY = 3
 NO_GRID = torch.empty(0, dtype=torch.float64)
 
@@ -121,6 +121,7 @@ class DyWeight(Learned):
 
     def __init__(self, config: DyWeightConfig) -> None:
         super().__init__(config)
+        self._kept = Kept()
         count = config.count
         rows = torch.arange(count)
         age = rows[:, None] - rows
@@ -155,10 +156,19 @@ class DyWeight(Learned):
     def plan(self, grid: Tensor) -> Run:
         """The times and weights of every step on this grid, with gradients to the parameters.
 
+        Without gradients it is found once for a grid and the numbers as they are, and kept.
+
         Raises:
             ValueError: another grid than the configured one, another number of steps, or shifted times that leave the
                 noise chart.
         """
+        learned = tuple(self.parameters())
+        learning = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in learned)
+        if learning or torch.is_inference_mode_enabled():  # tensors of that mode are of no use outside it
+            return self._run(grid)
+        return self._kept.run(grid, *learned, find=partial(self._run, grid))
+
+    def _run(self, grid: Tensor) -> Run:
         if len(self.config.grid):
             super().plan(grid)
         elif len(grid) != self.config.count + 1:

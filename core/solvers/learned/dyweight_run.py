@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from core.charts import Chart, NoiseChart, TimeChart
 from core.schedules import EDM, Schedule
 from core.solvers.learned.start_tables import ROUNDING
-from core.solvers.multistep import combine
+from core.solvers.multistep import moved_along
 from core.state import Evaluation, State, VelocityField, evaluate, nfe_of, push
 
 
@@ -50,8 +50,9 @@ class Run:
             oldest, weights = weights[-1], self.gained[i]
             if len(buffer) > i and buffer[-1].t is not self.queries[0]:  # the analytic first slope has no scaled time
                 weights = (*weights[:-1], oldest)
-        moved = combine(self.chart, state, t_next, buffer, weights, calls)
-        return replace(moved, x=self._rescaled(moved.x, t_next, self.times[i + 1]), t=self.times[i + 1])
+        reached = self.times[i + 1]
+        x = self._rescaled(moved_along(self.chart, state, t_next, buffer, weights), t_next, reached)
+        return State(x=x, t=reached, step=i + 1, buffer=buffer, nfe=state.nfe + calls)
 
     def _evaluation(self, field: VelocityField, state: State) -> tuple[Evaluation, int]:
         if state.step == 0 and state.buffer:
@@ -75,6 +76,24 @@ class Run:
             return True
         schedule = self.schedule or getattr(field, "schedule", None)
         return schedule is None or isinstance(schedule, EDM)
+
+
+class Kept:
+    """The last run that was found, and what it was found from."""
+
+    def __init__(self) -> None:
+        self._basis: tuple[Tensor, ...] = ()
+        self._run: Run | None = None
+
+    def run(self, *basis: Tensor, find: Callable[[], Run]) -> Run:
+        """The run of these tensors; their values are compared, for a tensor does not say of every change to it."""
+        if self._run is None or not all(map(_same, basis, self._basis)):
+            self._basis, self._run = tuple(tensor.detach().clone() for tensor in basis), find()
+        return self._run
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)
 
 
 def shifted(nodes: Tensor, weights: Tensor) -> Tensor:
