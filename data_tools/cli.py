@@ -63,7 +63,8 @@ def build_parser(
 ) -> ArgumentParser:
     """The parser of a command.
 
-    `positional` lists (name, help) of the fields of `options` that are given without a flag; they are strings.
+    `positional` lists (name, help) of the fields of `options` that are given without a flag; they are strings, and
+    those with a default may be left out.
     """
     from jsonargparse import DefaultHelpFormatter
 
@@ -74,7 +75,10 @@ def build_parser(
     parser = _OneLineParser(prog=prog, description=description, epilog=examples, formatter_class=Formatter)
     parser.add_argument("--config", action=ActionConfigFile, help="read options from this YAML file")
     for name, text in positional:
-        parser.add_argument(name, type=str, help=text)
+        if hasattr(options, name):  # a dataclass has its defaults as attributes
+            parser.add_argument(name, nargs="?", type=str, default=getattr(options, name), help=text)
+        else:
+            parser.add_argument(name, type=str, help=text)
     parser.add_class_arguments(options, as_group=False, skip={name for name, _ in positional})
     return parser
 
@@ -88,12 +92,19 @@ def run(
     examples: str,
     positional: Sequence[tuple[str, str]] = (),
     argv: Sequence[str] | None = None,
+    configs: Path | None = None,
 ) -> None:
-    """Parse the command line into `options`, call `main`; exit code 0, 2 (the user's mistake) or 130 (Ctrl-C)."""
+    """Parse the command line into `options`, call `main`; exit code 0, 2 (the user's mistake) or 130 (Ctrl-C).
+
+    `configs` is a folder of configurations that come with the command: `--config NAME` takes NAME.yaml of it.
+    """
     parser = build_parser(options, prog=prog, description=description, examples=examples, positional=positional)
-    namespace: Any = parser.parse_args(_with_flags(options, sys.argv[1:] if argv is None else list(argv)))
-    values = {key: value for key, value in vars(namespace).items() if key != "config"}
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
+        if configs is not None:
+            words = named_configs(words, configs)
+        namespace: Any = parser.parse_args(_with_flags(options, words))
+        values = {key: value for key, value in vars(namespace).items() if key != "config"}
         main(options(**values))
     except UserError as error:
         _complain(prog, str(error))
@@ -117,6 +128,23 @@ def _with_flags(options: type, argv: list[str]) -> list[str]:
         f"{word}=true" if word in switches and after.lower() not in answers else word
         for word, after in zip(argv, following, strict=True)
     ]
+
+
+def named_configs(argv: Sequence[str], folder: Path) -> list[str]:
+    """The command line with names after --config replaced by the files NAME.yaml of a folder.
+
+    Raises:
+        UserError: a name without a suffix that is neither there nor a file.
+    """
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    for place, (before, word) in enumerate(zip(["", *words], words, strict=False)):
+        named = folder / f"{word}.yaml"
+        if before == "--config" and named.is_file():
+            words[place] = str(named)
+        elif before == "--config" and not Path(word).suffix and not Path(word).exists():
+            known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+            raise UserError(f"expected a YAML file after --config, or one of {known}; got {word}")
+    return words
 
 
 def joined(*options: str, argv: Sequence[str] | None = None) -> list[str]:
@@ -151,6 +179,17 @@ def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
             raise UserError(f"expected a file name for the output, got the folder {path}")
         if path.exists() and not overwrite:
             raise UserError(f"expected a new file, got {path}, which exists; add --overwrite or choose another name")
+
+
+def check_folder(out: Path, option: str = "--out") -> None:
+    """Refuse an output folder that cannot be made because a file is in its place, or above it.
+
+    Raises:
+        UserError: it is a file, or lies inside one.
+    """
+    place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise UserError(f"expected {option} to be a folder, got the file {place}; choose another name")
 
 
 def _complain(prog: str, message: str) -> None:

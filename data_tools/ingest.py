@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,10 +11,11 @@ from typing import Literal
 import numpy as np
 
 from data_tools.archive import Format, Stamp, describe_sessions, list_frames, number_runs, session_gaps, time_step
-from data_tools.cli import UserError, console, progress_bar, run
+from data_tools.cli import UserError, console, run
 from data_tools.fmi import Fmi
 from data_tools.knmi import Knmi
 from data_tools.mrms import Mrms
+from data_tools.progress import moving_bar
 from data_tools.quantities import RAINFALL_RATE, VIL
 from data_tools.sevir import CRS, SevirArchive, SevirCut
 from data_tools.store import Event, require_free, write_store
@@ -87,7 +87,7 @@ def ingest_radar(options: Options, kind: Format) -> Counter[str]:
     stamps, splits, step = plan(options, kind)
     grid = kind.grid(stamps[0].path)
     counts: Counter[str] = Counter()
-    with _progress(f"reading {kind.name}", len(stamps)) as advance:
+    with moving_bar(f"reading {kind.name}", len(stamps)) as advance:
         codes = kind.read([stamp.path for stamp in stamps])
         frames = _advancing(zip(stamps, splits, codes, strict=True), advance)
         windows = cut_windows(frames, grid, cut, source=kind.name, gaps_split=options.gaps == "split")
@@ -163,7 +163,7 @@ def ingest_sevir(options: Options) -> Counter[str]:
     )
     archive = SevirArchive.open(options.src, cut)
     counts: Counter[str] = Counter()
-    with _progress("reading sevir", len(archive.entries)) as advance:
+    with moving_bar("reading sevir", len(archive.entries)) as advance:
         windows = _advancing_by_storm(archive.events(), advance)
         write_store(
             options.out,
@@ -178,28 +178,13 @@ def ingest_sevir(options: Options) -> Counter[str]:
     return counts
 
 
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar, and how to move it to a position. A failure wipes it: the error stands alone."""
-    bar = progress_bar()
-    task = bar.add_task(title, total=total, note="")
-    bar.start()
-    try:
-        yield lambda position: bar.update(task, completed=position)
-    except BaseException:
-        bar.live.transient = True
-        bar.live.stop()  # `bar.stop` would end the bar's line even where none is shown
-        raise
-    bar.stop()
-
-
-def _advancing(frames: Iterable[Frame], advance: Callable[[int], None]) -> Iterator[Frame]:
+def _advancing(frames: Iterable[Frame], advance: Callable[..., None]) -> Iterator[Frame]:
     for position, frame in enumerate(frames, start=1):
         yield frame
         advance(position)
 
 
-def _advancing_by_storm(events: Iterable[Event], advance: Callable[[int], None]) -> Iterator[Event]:
+def _advancing_by_storm(events: Iterable[Event], advance: Callable[..., None]) -> Iterator[Event]:
     storms: set[str] = set()
     for event in events:
         storms.add(event.id.rpartition("-")[0])

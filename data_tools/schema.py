@@ -1,7 +1,8 @@
 """The layout of an event store, its packing, and the check that a folder keeps to it.
 
 An event store is a Zarr v3 group. Its one large variable is named after the physical quantity, `vil` or
-`rainfall_rate`, has dimensions (event, time, y, x), one chunk per event, and is packed as `Quantity.storage` says.
+`rainfall_rate`, has dimensions (event, time, y, x) and is packed as `Quantity.storage` says. Its chunks are
+(1, k, H, W): k whole frames of one event, all of them where events are short windows, fewer where they are long.
 Beside it stand
 
     time(event, time)        int64 seconds since 1970-01-01 UTC, the valid time of each frame
@@ -193,8 +194,9 @@ def _check_members(name: str, members: Mapping[str, Any]) -> list[str]:
     problems = []
     if str(values.dtype) != dtype:
         problems.append(f"expected {name} to be packed as {dtype}, got {values.dtype}")
-    if values.shards is not None or values.chunks != (1, *values.shape[1:]):
-        problems.append(f"expected {name} in one chunk per event, got chunks of {values.shards or values.chunks}")
+    if values.shards is not None or values.chunks[0] != 1 or values.chunks[2:] != values.shape[2:]:
+        got = values.shards or values.chunks
+        problems.append(f"expected {name} in chunks of whole frames of one event, got chunks of {got}")
     if attached.get("scale_factor", 1.0) != scale:
         problems.append(f"expected {name} to have scale_factor {scale}, got {attached.get('scale_factor')}")
     if attached.get("_FillValue") != missing:

@@ -13,22 +13,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 
-from data_tools.archive import parse_utc
-from data_tools.catalog import Entry, read_catalog, select
+from data_tools.catalog import Entry
 from data_tools.cli import UserError
 from data_tools.quantities import VIL
-from data_tools.sevir_files import STEPS, find_catalog, opened, read_event, shape_of
+from data_tools.sevir_files import STEPS, find_events, opened, read_event
 from data_tools.store import Event, unpack
 
 SOURCE = "SEVIR: a storm event imagery dataset, vertically integrated liquid (VIL) from NEXRAD"
 LICENCE = "SEVIR, https://registry.opendata.aws/sevir, open data"
 TRAIN_UNTIL, VAL_UNTIL = np.datetime64("2019-01-01T00:00:00"), np.datetime64("2019-06-01T00:00:00")
 MISSING = VIL.storage[2]
+
+Pool = Literal["max", "mean"]
+"""How a block of pixels becomes one: SEVIR-LR's maximum, or the mean of the codes."""
 
 _SIDE = 384_000.0  # m, of every field
 _RADIUS, _LATITUDE, _LONGITUDE = 6_370_997.0, 38.0, -98.0  # of SEVIR's Lambert azimuthal equal-area projection
@@ -41,6 +43,11 @@ CRS: dict[str, Any] = {
     "false_northing": 0.0,
     "earth_radius": _RADIUS,
 }
+
+
+def pixel_size(pixels: int) -> tuple[float, float]:
+    """(width, height) in m of a pixel, where fields have `pixels` a side; height is positive: SEVIR's rows go north."""
+    return (_SIDE / pixels, _SIDE / pixels)
 
 
 def vil_to_kg_per_m2(code: np.ndarray | float) -> np.ndarray:
@@ -147,28 +154,8 @@ class SevirArchive:
             UserError: no catalogue or a broken one; a file that it names is absent, truncated or no SEVIR file; no
                 events.
         """
-        catalog = find_catalog(Path(src))
-        after = parse_utc(cut.start, "--start") - np.timedelta64(1, "s") if cut.start else None
-        until = parse_utc(cut.end, "--end") if cut.end else None
-        entries = select(read_catalog(catalog), after=after, until=until)
-        data = catalog.parent / "data" if (catalog.parent / "data").is_dir() else catalog.parent
-        names = sorted({entry.file_name for entry in entries})
-        lost = [name for name in names if not (data / name).is_file()]
-        if lost and not cut.skip_gaps:
-            raise UserError(
-                f"expected {data / lost[0]}, which {catalog.name} names, got no such file"
-                f"{f' (nor {len(lost) - 1} others)' if len(lost) > 1 else ''}: download it, choose events with "
-                "--start and --end, or pass --gaps split to leave its events out"
-            )
-        entries = [entry for entry in entries if entry.file_name not in lost]
-        if not entries:
-            raise UserError(f"expected events of vil with nothing missing in {catalog}, got none that can be read")
-        shapes = {name: shape_of(data / name) for name in names if name not in lost}
-        shape = next(iter(shapes.values()))
-        for name, other in shapes.items():
-            if other != shape:
-                raise UserError(f"expected fields of {shape} as in the other files, got {other} in {data / name}")
-        return cls(data, tuple(entries), cut, shape, _frame_step(shape, cut))
+        found = find_events(src, start=cut.start, end=cut.end, skip_lost=cut.skip_gaps, remedy="--gaps split")
+        return cls(found.data, found.entries, cut, found.shape, _frame_step(found.shape, cut))
 
     @property
     def time_step_seconds(self) -> float:
@@ -176,8 +163,8 @@ class SevirArchive:
 
     @property
     def pixel_size(self) -> tuple[float, float]:
-        """(width, height) in m; height is positive: SEVIR's rows go north."""
-        return (_SIDE / self.cut.patch, _SIDE / self.cut.patch)
+        """See `pixel_size`."""
+        return pixel_size(self.cut.patch)
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -202,14 +189,14 @@ class SevirArchive:
     def _windows(self, entry: Entry, file: h5py.File) -> Iterator[Event]:
         path = self.data / entry.file_name
         codes = reduce_codes(read_event(file, entry, path), self.shape[0] // self.cut.patch, self.frame_step)
-        times = _times(entry, self.shape[2])[:: self.frame_step]
+        times = times_of(entry, self.shape[2])[:: self.frame_step]
         fault = _fault(codes, times, self.time_step_seconds)
         if fault:
             if self.cut.skip_gaps:
                 return
             raise UserError(f"{fault} in event {entry.id} of {path}: pass --gaps split to leave such events out")
         split = self.cut.split or split_of(entry.time)
-        x0, y0 = _corner(entry)
+        x0, y0 = corner_of(entry)
         for begin in range(0, len(codes) - self.cut.frames + 1, self.cut.stride_of(split)):
             window = slice(begin, begin + self.cut.frames)
             if (codes[window] == MISSING).mean(axis=(1, 2)).max() > self.cut.max_missing:
@@ -230,14 +217,20 @@ def read_events(src: str | Path, cut: SevirCut | None = None) -> Iterator[Event]
     return SevirArchive.open(src, cut or SevirCut()).events()
 
 
-def reduce_codes(codes: np.ndarray, block: int, frame_step: int) -> np.ndarray:
-    """Every `frame_step`-th of (T, H, W) uint8 codes, maximum over `block` x `block` pixels.
+def reduce_codes(codes: np.ndarray, block: int, frame_step: int, pool: Pool = "max") -> np.ndarray:
+    """Every `frame_step`-th of (T, H, W) uint8 codes, each `block` x `block` pixels in one.
 
-    SEVIR-LR is `block` 3, `frame_step` 2. The code 255 is the greatest, so a block with any missing pixel is missing.
+    SEVIR-LR is `block` 3, `frame_step` 2, `max`. The code 255 is the greatest, so a block with any missing pixel is
+    missing. `mean` is the mean of the codes (not of kg/m^2), halves to even, and missing in the same blocks.
     """
     codes = codes[::frame_step]
     frames, height, width = codes.shape
-    return codes.reshape(frames, height // block, block, width // block, block).max(axis=(2, 4))
+    blocks = codes.reshape(frames, height // block, block, width // block, block)
+    greatest = blocks.max(axis=(2, 4))
+    if pool == "max":
+        return greatest
+    means = np.rint(blocks.sum(axis=(2, 4), dtype=np.uint32) / block**2).astype(np.uint8)
+    return np.where(greatest == MISSING, greatest, means)
 
 
 def _frame_step(shape: tuple[int, int, int], cut: SevirCut) -> int:
@@ -252,7 +245,7 @@ def _frame_step(shape: tuple[int, int, int], cut: SevirCut) -> int:
     return step
 
 
-def _times(entry: Entry, frames: int) -> np.ndarray:
+def times_of(entry: Entry, frames: int) -> np.ndarray:
     """(T,) datetime64[s]: nominal time and offsets of the catalogue, or -120, -115, ... 120 minutes without them.
 
     SEVIR-LR keeps SEVIR's catalogue, so 49 offsets for 25 frames mean every second one.
@@ -276,7 +269,7 @@ def _fault(codes: np.ndarray, times: np.ndarray, step: float) -> str | None:
     return None
 
 
-def _corner(entry: Entry) -> tuple[float, float]:
+def corner_of(entry: Entry) -> tuple[float, float]:
     """(x, y) in m of the lower left corner (Snyder 1987, eqs. 24-2, 22-4, 22-5).
 
     NaN where the catalogue has no corner.

@@ -4,49 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zarr
 
+from data_tools.chunks import decodable, decode
 from data_tools.cli import UserError
-from data_tools.quantities import QUANTITIES, Quantity
+from data_tools.quantities import QUANTITIES
 from data_tools.schema import SPLITS, Event, check_store, examine, pack, unpack
+from data_tools.table import EventTable
 from data_tools.writing import require_free, write_store
 
 __all__ = ["SPLITS", "Event", "EventStore", "check_store", "pack", "require_free", "unpack", "write_store"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class EventStore:
-    """An open event store. Fields are read on demand, one event at a time; the small variables are in memory.
-
-    It can be pickled, so that the workers of a data loader can be started with it.
+class EventStore(EventTable):
+    """An open event store. Of the fields, only the chunks that hold the wanted frames are read.
 
     Attributes:
-        shape: (events, frames, height, width).
-        attrs, crs: attributes of the group and of the grid mapping.
-        ids, sources, splits: one entry an event.
-        valid_times: (E, T) datetime64[s], UTC.
-        origins: (E, 2) projection coordinates (x, y) of the outer corner of pixel [0, 0].
         fields: the packed array; `read` unpacks it.
+        skip_damaged: whether frames in a damaged or lost chunk read as missing instead of raising `UserError`.
     """
 
-    path: Path
-    quantity: Quantity
-    time_step_seconds: float
-    shape: tuple[int, int, int, int]
-    attrs: dict[str, Any]
-    crs: dict[str, Any]
-    ids: tuple[str, ...]
-    sources: tuple[str, ...]
-    splits: tuple[str, ...]
-    valid_times: np.ndarray
-    origins: np.ndarray
     fields: zarr.Array
+    skip_damaged: bool = False
 
     @classmethod
-    def open(cls, path: str | Path, quantity: str | None = None) -> EventStore:
+    def open(cls, path: str | Path, quantity: str | None = None, *, skip_damaged: bool = False) -> EventStore:
         """Open the store at `path`, and insist on `quantity` where one is named.
 
         Raises:
@@ -74,41 +59,54 @@ class EventStore:
             valid_times=small["time"].astype("datetime64[s]"),
             origins=np.stack([small["x_origin"], small["y_origin"]], axis=1),
             fields=members[name],
+            skip_damaged=skip_damaged,
         )
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def indices(self, split: str) -> list[int]:
-        """Positions of the events of `train`, `val`, `test` or `all`, in the order of the store."""
-        if split not in {*SPLITS, "all"}:
-            raise UserError(f"expected a split out of {', '.join(SPLITS)} or all, got {split!r}")
-        return [index for index, name in enumerate(self.splits) if split in {name, "all"}]
-
-    def event_id(self, index: int) -> str:
-        return self.ids[index]
-
-    def source(self, index: int) -> str:
-        return self.sources[index]
-
-    def times(self, index: int) -> np.ndarray:
-        """(T,) datetime64[s], UTC."""
-        return self.valid_times[index]
-
-    def read(self, index: int, frames: slice = slice(None)) -> np.ndarray:
-        """(T, H, W) float32 on the quantity's scale, NaN missing; `frames` picks along time.
+    def read_codes(self, index: int, frames: slice = slice(None)) -> np.ndarray:
+        """(T, H, W) packed codes of event `index`; only the chunks that hold `frames` are read.
 
         Raises:
-            UserError: the chunk on disk is damaged or gone.
+            UserError: a chunk on disk is damaged or gone: it is named, and other events and frames can still be read.
+            IndexError: no such event.
+            ValueError: `frames` runs backwards.
         """
         index = range(len(self))[index]  # counted from the front, as chunks are
+        wanted = range(self.shape[1])[frames]
+        if wanted.step < 0:
+            raise ValueError(f"expected frames in their order, got {frames}")
+        codes = np.empty((len(wanted), *self.shape[2:]), dtype=self.quantity.storage[0])
+        length = self.fields.chunks[1]
+        for number in sorted({frame // length for frame in wanted}):
+            first = number * length
+            rows = slice(_position(wanted, first), _position(wanted, first + length))
+            inside = slice(wanted[rows].start - first, wanted[rows].stop - first, wanted.step)
+            try:
+                codes[rows] = self._read_chunk(index, number)[inside]
+            except UserError:
+                if not self.skip_damaged:
+                    raise
+                codes[rows] = self.quantity.storage[2]
+        return codes
+
+    def _read_chunk(self, index: int, number: int) -> np.ndarray:
+        """The frames of chunk `number` of event `index`; the last chunk may have more of them than the event."""
         wanted = f"expected whole fields of {self.ids[index]} in {self.path}"
-        chunk = self.path / self.quantity.name / self.fields.metadata.encode_chunk_key((index, 0, 0, 0))
-        if not chunk.is_file():  # zarr would give missing values for it, and no error
-            raise UserError(f"{wanted}, got no {chunk.relative_to(self.path)}: copy the store anew or write it again")
+        chunk = self.path / self.quantity.name / self.fields.metadata.encode_chunk_key((index, number, 0, 0))
+        named = chunk.relative_to(self.path).as_posix()
+        length = self.fields.chunks[1]
         try:
-            codes = np.asarray(self.fields[index, frames])
+            data = chunk.read_bytes()
+            if decodable(self.fields):
+                return decode(data, self.quantity.storage[0], (length, *self.shape[2:]))
+            return np.asarray(self.fields[index, number * length : (number + 1) * length])
+        except FileNotFoundError as error:  # zarr would give missing values for it, and no error
+            got = f"no {named}"
+            raise UserError(f"{wanted}, got {got}: copy the store anew or write it again") from error
         except (RuntimeError, ValueError, TypeError, SystemError, OSError, MemoryError) as error:  # blosc's and zarr's
-            reason = " ".join(str(error).split())
-            raise UserError(f"{wanted}, got damage ({reason}): copy the store anew or write it again") from error
-        return unpack(codes, self.quantity)
+            got = f"damage in {named} ({' '.join(str(error).split())})"
+            raise UserError(f"{wanted}, got {got}: copy the store anew or write it again") from error
+
+
+def _position(frames: range, bound: int) -> int:
+    """How many of `frames`, which increase, lie before `bound`."""
+    return len(range(frames.start, min(bound, frames.stop), frames.step))

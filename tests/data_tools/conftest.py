@@ -120,3 +120,35 @@ def mrms_archive(tmp_path_factory: pytest.TempPathFactory) -> ArchiveWriter:
         return paths
 
     return write
+
+
+@pytest.fixture(scope="session")
+def sevir_archive() -> Callable[..., dict[str, np.ndarray]]:
+    """`sevir_archive(folder, events=13, side=24, frames=49)` writes SEVIR's layout; returns (T, H, W) codes by id.
+
+    Events alternate between reported storms and random ones, and between files of 2018 (train) and 2019 (test). Their
+    first file has nothing missing, the second has pixels of code 255.
+    """
+
+    def write(folder: Path, events: int = 13, side: int = 24, frames: int = 49) -> dict[str, np.ndarray]:
+        generator = np.random.default_rng(events)
+        half = (events + 1) // 2
+        offsets = ":".join(str(minute) for minute in range(-118, 123, 5))
+        lines = ["id,file_name,file_index,img_type,time_utc,minute_offsets,pct_missing,llcrnrlat,llcrnrlon"]
+        content = {}
+        for year, numbers in ((2018, range(half)), (2019, range(half, events))):
+            name = f"vil/{year}/SEVIR_VIL_STORMEVENTS_{year}_0701_1231.h5"
+            ids = [f"{'RS'[number % 2]}{number}" for number in numbers]
+            codes = generator.integers(0, 255 + (year == 2019), (len(ids), side, side, frames), dtype=np.uint8)
+            path = folder / "data" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with h5py.File(path, "w") as file:
+                file["vil"], file["id"] = codes, np.array(ids, dtype="S7")
+            for index, event in enumerate(ids):
+                place = f"{year}-07-{1 + index % 28:02d} 12:02:00,{offsets},0,{30 + 0.1 * index},-95.5"
+                lines.append(f"{event},{name},{index},vil,{place}")
+                content[event] = np.moveaxis(codes[index], -1, 0)
+        (folder / "CATALOG.csv").write_text("\n".join(lines) + "\n")
+        return content
+
+    return write

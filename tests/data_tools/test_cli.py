@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from data_tools.cli import UserError, run
+from data_tools.cli import UserError, check_folder, named_configs, run
 
 
 @dataclass(frozen=True)
@@ -143,3 +143,47 @@ def test_a_command_line_may_be_empty() -> None:
     seen: list[Nothing] = []
     run(Nothing, seen.append, prog="tool", description="Does it.", examples="examples:", argv=[])
     assert seen == [Nothing()]
+
+
+def test_names_of_configurations_stand_for_their_files(tmp_path: Path) -> None:
+    path = tmp_path / "configs/few-steps.yaml"
+    path.parent.mkdir()
+    path.write_text("kind: two\ncount: 7\n")
+    found = named_configs(["--config", "few-steps", "--count", "3"], path.parent)
+    assert found == ["--config", str(path), "--count", "3"]
+    assert named_configs(["--config=few-steps"], path.parent) == ["--config", str(path)]
+    assert named_configs(["--config", "own.yaml", "--out", "--config=x.yaml"], path.parent) == [
+        "--config", "own.yaml", "--out", "--config", "x.yaml",
+    ]  # fmt: skip
+    assert named_configs(["--out", "few-steps"], path.parent) == ["--out", "few-steps"]
+
+
+def test_a_named_configuration_is_read_and_the_command_line_wins(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "few-steps.yaml").write_text("kind: two\ncount: 7\n")
+    seen: list[Options] = []
+
+    def command(*argv: str) -> None:
+        run(
+            Options, seen.append, prog="tool", description="Does it.", examples="examples:", argv=argv,
+            positional=[("source", "where from")], configs=tmp_path,
+        )  # fmt: skip
+
+    command("here", "--config", "few-steps")
+    command("here", "--config", "few-steps", "--count", "9")
+    assert [(o.kind, o.count) for o in seen] == [("two", 7), ("two", 9)]
+    with pytest.raises(SystemExit) as stop:
+        command("here", "--config", "fewer-steps")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "tool: expected a YAML file after --config, or one of few-steps; got fewer-steps\n"
+    )
+
+
+def test_a_folder_to_write_to_is_no_file_nor_inside_one(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    check_folder(tmp_path)
+    check_folder(tmp_path / "new/deeper")
+    for place in ("file", "file/deeper/still"):
+        with pytest.raises(UserError, match=f"--dest to be a folder, got the file {tmp_path}/file"):
+            check_folder(tmp_path / place, "--dest")
+    assert not (tmp_path / "new").exists()

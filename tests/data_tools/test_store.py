@@ -265,9 +265,9 @@ def test_a_store_off_the_schema_is_told_in_words(tmp_path: Path) -> None:
     group["split"][:] = np.array([0, 7, 2], dtype=np.int8)
     assert "split flags 0 to 2, got [0, 2, 7]" in problems_after("flags")
     edit_chunks = json.loads((copy("chunks") / "rainfall_rate" / "zarr.json").read_text())
-    edit_chunks["chunk_grid"]["configuration"]["chunk_shape"] = [1, 1, HEIGHT, WIDTH]
+    edit_chunks["chunk_grid"]["configuration"]["chunk_shape"] = [1, 1, HEIGHT, WIDTH // 2]
     (tmp_path / "chunks" / "rainfall_rate" / "zarr.json").write_text(json.dumps(edit_chunks))
-    assert f"one chunk per event, got chunks of (1, 1, {HEIGHT}, {WIDTH})" in problems_after("chunks")
+    assert f"whole frames of one event, got chunks of (1, 1, {HEIGHT}, {WIDTH // 2})" in problems_after("chunks")
     retyped = json.loads((copy("type") / "time" / "zarr.json").read_text())
     retyped.update(data_type="float64", fill_value=0.0)
     (tmp_path / "type" / "time" / "zarr.json").write_text(json.dumps(retyped))
