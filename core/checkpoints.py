@@ -40,7 +40,8 @@ class Card:
     """What a checkpoint says of its solver.
 
     Attributes:
-        grid: (steps + 1,) times the solver was trained on, float64, descending.
+        grid: (steps + 1,) times the solver was trained on, float64, descending; the longest ones of an operator that
+            serves a range of steps (its `config.counts`).
         field_identity: hash of the frozen weights it corrects.
         supervision: "teacher" or "target".
         loss: name of the endpoint loss.

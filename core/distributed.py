@@ -16,7 +16,7 @@ parameters end as those of one process with the whole batch, up to the order of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -56,32 +56,63 @@ class Alone:
     def barrier(self, name: str | None = None) -> None: ...
 
 
-def share(example: Example, fabric: Fabric) -> tuple[Example, float]:
-    """This process's rows of an example, and the weight of its loss: their number times processes over all rows.
+class Portion(NamedTuple):
+    """One of `count` portions of the rows of every example, number `index`."""
 
-    The rows that belong to one row of the endpoint (the members of an ensemble) lie side by side and stay together.
-    The mean over processes of weight times loss is the loss of the whole example for losses that are means over rows.
+    index: int = 0
+    count: int = 1
+
+
+def portions(fabric: Fabric, passes: int = 1) -> list[Portion]:
+    """What this process computes of each example, one portion after another, so that memory holds the activations of
+    one (gradient accumulation)."""
+    first, count = fabric.global_rank * passes, fabric.world_size * passes
+    return [Portion(first + index, count) for index in range(passes)]
+
+
+def rows_of(rows: int, portion: Portion) -> tuple[slice, float]:
+    """The rows of a portion, and the weight of its loss: their number times portions over all rows.
+
+    The mean over portions of weight times loss is the loss of the whole example for losses that are means over rows.
 
     Raises:
-        ValueError: fewer rows than processes, or states and conditions that are not so many for each endpoint.
+        ValueError: fewer rows than portions.
     """
-    count, rank, rows = fabric.world_size, fabric.global_rank, len(example.endpoint)
-    if count == 1:
-        return example, 1.0
+    index, count = portion
     if rows < count:
         raise ValueError(f"expected at least one row for each of {count} processes, got {rows}; use a larger batch")
-    first, last = rows * rank // count, rows * (rank + 1) // count
+    first, last = rows * index // count, rows * (index + 1) // count
+    return slice(first, last), (last - first) * count / rows
 
-    def mine(values: Tensor | None) -> Tensor | None:
+
+def portion_of(example: Example, portion: Portion) -> tuple[Example, float]:
+    """The rows of a portion of an example, and the weight of its loss, see `rows_of`.
+
+    The rows that belong to one row of the endpoint (the members of an ensemble) lie side by side and stay together.
+
+    Raises:
+        ValueError: fewer rows than portions, or states and conditions that are not so many for each endpoint.
+    """
+    rows = len(example.endpoint)
+    if portion.count == 1:
+        return example, 1.0
+    mine, weight = rows_of(rows, portion)
+
+    def take(values: Tensor | None) -> Tensor | None:
         if values is None:
             return None
         each, rest = divmod(len(values), rows)
         if rest:
             raise ValueError(f"expected equally many rows for {rows} endpoints, got {len(values)}; check the example")
-        return values[first * each : last * each]
+        return values[mine.start * each : mine.stop * each]
 
-    mine_alone = example._replace(**{name: mine(getattr(example, name)) for name in ("x_T", "condition", "endpoint")})
-    return mine_alone, (last - first) * count / rows
+    taken = example._replace(**{name: take(getattr(example, name)) for name in ("x_T", "condition", "endpoint")})
+    return taken, weight
+
+
+def share(example: Example, fabric: Fabric) -> tuple[Example, float]:
+    """This process's rows of an example, and the weight of its loss, see `portion_of`."""
+    return portion_of(example, portions(fabric)[0])
 
 
 @torch.no_grad()

@@ -242,6 +242,8 @@ class MixtureField(ScheduledField):
         low, high = torch.full_like(x, -float(reach)), torch.full_like(x, float(reach))
         for _ in range(200):
             middle = (low + high) / 2
+            if bool(((middle == low) | (middle == high)).all()):
+                break  # no number lies between them
             reached = self._tails(middle, signal)
             below = tails[0] < tails[1]
             too_high = torch.where(below, reached[0] > tails[0], reached[1] < tails[1])

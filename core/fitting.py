@@ -14,93 +14,21 @@ import os
 import pickle
 import shutil
 import stat
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from core.distributed import Alone, Fabric, average_gradients, equalise, mean_of
+from core.fit_config import Average, Constrained, FitConfig
+from core.sharding import cut_as, is_sharded, whole
 
 Loss = Callable[[int], tuple[Tensor, Mapping[str, float | Tensor]]]
 """iteration -> (scalar to minimise, what to log beside it)."""
-
-
-@dataclass(frozen=True, slots=True)
-class FitConfig:
-    """How a module is fitted.
-
-    Attributes:
-        iterations: number of optimiser steps.
-        learning_rate: peak learning rate of Adam.
-        warmup: fraction of the iterations over which the rate rises linearly from a tenth of its peak.
-        final_rate: fraction of the peak that the cosine decay ends at.
-        betas: Adam's averaging constants.
-        weight_decay: decoupled weight decay; 0 gives Adam.
-        clip: largest norm of the whole gradient.
-        ema_decay: decay of the parameter average; 0 keeps none.
-        checkpoint_every: iterations between checkpoints.
-        log_every: iterations between lines of log.jsonl.
-    """
-
-    iterations: int
-    learning_rate: float
-    warmup: float = 0.1
-    final_rate: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    ema_decay: float = 0.0
-    checkpoint_every: int = 200
-    log_every: int = 10
-
-    def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"expected iterations >= 1, got {self.iterations}; ask for at least one")
-        if self.learning_rate <= 0:
-            raise ValueError(f"expected learning_rate > 0, got {self.learning_rate}; use a positive rate")
-
-    def rate(self, iteration: int) -> float:
-        """Learning rate of an iteration: linear warm-up, then a cosine from the peak to `final_rate` of it."""
-        rise = max(1, round(self.warmup * self.iterations))
-        if iteration < rise:
-            return self.learning_rate * (0.1 + 0.9 * iteration / rise)
-        progress = (iteration - rise) / max(1, self.iterations - rise)
-        return self.learning_rate * (self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-@runtime_checkable
-class Constrained(Protocol):
-    """A module, or a part of one, whose values must stay in a set."""
-
-    def constrain(self) -> None:
-        """Put them back; called after each optimiser step."""
-        ...
-
-
-class Average:
-    """Exponential moving average of a module's parameters, with the usual warm-up decay min(decay, (1+n)/(10+n))."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.updates = 0
-        self.values = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        self.updates += 1
-        for name, parameter in module.named_parameters():
-            if name in self.values:
-                self.values[name].lerp_(parameter, 1 - decay)
-
-    @torch.no_grad()
-    def copy_to(self, module: nn.Module) -> None:
-        for name, parameter in module.named_parameters():
-            if name in self.values:
-                parameter.copy_(self.values[name])
 
 
 FULL_DISK = 1 << 20
@@ -141,7 +69,7 @@ def _usual_mode(path: Path) -> int:
 
 def fit(
     module: nn.Module,
-    loss: Loss,
+    loss: Loss | Sequence[Loss],
     config: FitConfig,
     directory: Path,
     *,
@@ -155,8 +83,10 @@ def fit(
 
     Args:
         module: its parameters with `requires_grad` are fitted; it ends with the average where `ema_decay` > 0. Parts
-            of it that are `Constrained` are put back after each step.
-        loss: see `Loss`. It must depend on the iteration number and the module alone.
+            of it that are `Constrained` are put back after each step. It may be cut over the processes, see
+            core.sharding.
+        loss: see `Loss`. It must depend on the iteration number and the module alone. Of several losses the mean is
+            minimised: each is differentiated before the next is computed, so that memory holds the activations of one.
         config: see `FitConfig`.
         directory: holds `checkpoint.pt` and `log.jsonl`.
         identity: what the run is (model sizes, data hash, seed); a checkpoint of another identity is refused.
@@ -171,6 +101,8 @@ def fit(
     """
     fabric = fabric or Alone()
     first = fabric.global_rank == 0
+    losses = [loss] if callable(loss) else list(loss)
+    sharded = is_sharded(module)
     directory.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -183,24 +115,28 @@ def fit(
     fabric.barrier()  # all have read what process 0 will replace
     if first:
         _truncate_log(directory / "log.jsonl", start)
-    if start == 0:
+    if start == 0 and not sharded:
         equalise(module, fabric)
     device = parameters[0].device
     constrained = [part for part in module.modules() if isinstance(part, Constrained)]
     for iteration in range(start, config.iterations):
         for group in optimizer.param_groups:
             group["lr"] = config.rate(iteration)
-        with torch.autocast(device.type, torch.bfloat16, enabled=autocast == "bfloat16"):
-            value, logged = loss(iteration)
-        values = mean_of({"loss": value.item(), **{k: float(v) for k, v in logged.items()}}, fabric)
+        optimizer.zero_grad(set_to_none=True)
+        passes = []
+        for part in losses:
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast == "bfloat16"):
+                value, logged = part(iteration)
+            passes.append({"loss": value.item(), **{k: float(v) for k, v in logged.items()}})
+            (value / len(losses) if len(losses) > 1 else value).backward()
+        values = mean_of({key: sum(p[key] for p in passes) / len(passes) for key in passes[0]}, fabric)
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(
                 f"expected a finite loss, got {values['loss']} at iteration {iteration}; lower the learning rate"
             )
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        average_gradients(parameters, fabric)
-        norm = nn.utils.clip_grad_norm_(parameters, config.clip)
+        if not sharded:  # shares of gradients are means already
+            average_gradients(parameters, fabric)
+        norm = whole(nn.utils.clip_grad_norm_(parameters, config.clip))
         optimizer.step()
         for part in constrained:
             part.constrain()
@@ -212,8 +148,10 @@ def fit(
         if first and report is not None:
             report(iteration, values)
         due = (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == config.iterations
-        if first and due:
-            _save(directory / "checkpoint.pt", run, iteration + 1, module, optimizer, average)
+        if due and (first or sharded):
+            content = _content(run, iteration + 1, module, optimizer, average)
+            if first:
+                write_atomically(directory / "checkpoint.pt", partial(torch.save, content))
     fabric.barrier()  # all see the finished run
     if average is not None:
         average.copy_to(module)
@@ -225,7 +163,8 @@ def _trainable(module: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in module.state_dict().items() if name not in frozen}
 
 
-def _save(path: Path, run: dict, iteration: int, module: nn.Module, optimizer: Any, average: Average | None) -> None:
+def _content(run: dict, iteration: int, module: nn.Module, optimizer: Any, average: Average | None) -> dict:
+    """A checkpoint; all processes gather it together where they hold shares."""
     content = {
         "run": json.dumps(run, sort_keys=True),
         "iteration": iteration,
@@ -233,7 +172,7 @@ def _save(path: Path, run: dict, iteration: int, module: nn.Module, optimizer: A
         "optimizer": optimizer.state_dict(),
         "average": None if average is None else {"values": average.values, "updates": average.updates},
     }
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    return whole(content) if is_sharded(module) else content
 
 
 def _resume(path: Path, run: dict, module: nn.Module, optimizer: Any, average: Average | None) -> int:
@@ -247,14 +186,20 @@ def _resume(path: Path, run: dict, module: nn.Module, optimizer: Any, average: A
         raise ValueError(
             f"expected {path} to belong to this run, got another configuration; choose another folder or remove it"
         )
-    missing = module.load_state_dict(content["module"], strict=False)
+    own = module.state_dict()
+    values = {name: cut_as(value, own[name]) if name in own else value for name, value in content["module"].items()}
+    missing = module.load_state_dict(values, strict=False)
     if missing.unexpected_keys:
         raise ValueError(f"expected the parameters of this module in {path}, got also {missing.unexpected_keys[:3]}")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, state in content["optimizer"]["state"].items():
+        moments = {name: cut_as(value, parameters[index]) for name, value in state.items() if name != "step"}
+        state.update(moments)
     optimizer.load_state_dict(content["optimizer"])
     if average is not None:
         average.updates = content["average"]["updates"]
         for name, value in content["average"]["values"].items():
-            average.values[name].copy_(value)
+            average.values[name].copy_(cut_as(value, average.values[name]))
     return content["iteration"]
 
 

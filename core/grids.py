@@ -121,26 +121,12 @@ ADVICE = {
 
 
 def build_grid(
-    name: str,
-    steps: int,
-    t_max: float | None = None,
-    t_min: float | None = None,
-    *,
-    rho: float = 7.0,
-    shift: float = 3.0,
-    schedule: Schedule | None = None,
-    field: VelocityField | None = None,
-    x_T: Tensor | None = None,
-    teacher: Solver | None = None,
-    teacher_grid: Tensor | None = None,
-    metric: gits.Metric | None = None,
-    discount: float | None = None,
-    afs: bool | None = None,
-    power: int | None = None,
-    data: Tensor | None = None,
-    resolution: float | None = None,
-    seed: int | None = None,
-) -> Tensor:
+    name: str, steps: int, t_max: float | None = None, t_min: float | None = None, *,
+    rho: float = 7.0, shift: float = 3.0, schedule: Schedule | None = None, field: VelocityField | None = None,
+    x_T: Tensor | None = None, teacher: Solver | None = None, teacher_grid: Tensor | None = None,
+    metric: gits.Metric | None = None, discount: float | None = None, afs: bool | None = None,
+    power: int | None = None, data: Tensor | None = None, resolution: float | None = None, seed: int | None = None,
+) -> Tensor:  # fmt: skip
     """A grid of steps + 1 descending times, float64 on the CPU.
 
     Args:
@@ -171,33 +157,11 @@ def build_grid(
     if steps < 1:
         raise ValueError(f"expected steps >= 1, got {steps}; ask for at least one")
     schedule = _schedule(name, field) if schedule is None else schedule
-    t_max = schedule.t_max if t_max is None else t_max
-    if t_min is None:
-        t_min = 1 / len(schedule) if name == "discrete" and isinstance(schedule, DiscreteVP) else schedule.t_min
-    if not 0 <= t_min < t_max or rho <= 0:
-        raise ValueError(
-            f"expected 0 <= t_min < t_max and rho > 0, got t_min = {t_min}, t_max = {t_max}, rho = {rho}; "
-            "give the noise end as t_max"
-        )
+    t_max, t_min = _ends(name, schedule, t_max, t_min, rho)
     options = GridOptions(
-        steps,
-        t_max,
-        t_min,
-        rho,
-        shift,
-        schedule,
-        field=field,
-        x_T=x_T,
-        teacher=teacher,
-        teacher_grid=teacher_grid,
-        metric=metric,
-        discount=discount,
-        afs=afs,
-        power=power,
-        data=data,
-        resolution=resolution,
-        seed=seed,
-    )
+        steps, t_max, t_min, rho, shift, schedule, field=field, x_T=x_T, teacher=teacher, teacher_grid=teacher_grid,
+        metric=metric, discount=discount, afs=afs, power=power, data=data, resolution=resolution, seed=seed,
+    )  # fmt: skip
     entry = GRIDS[name]
     _check(name, entry, options)
     grid = entry.build(options)
@@ -209,6 +173,19 @@ def build_grid(
 def _schedule(name: str, field: VelocityField | None) -> Schedule:
     """The clock where none is given."""
     return RectifiedFlow() if name == "shifted" else getattr(field, "schedule", EDM())
+
+
+def _ends(name: str, schedule: Schedule, t_max: float | None, t_min: float | None, rho: float) -> tuple[float, float]:
+    """First and last time, the schedule's own where not given; ValueError where no grid lies between them."""
+    t_max = schedule.t_max if t_max is None else t_max
+    if t_min is None:
+        t_min = 1 / len(schedule) if name == "discrete" and isinstance(schedule, DiscreteVP) else schedule.t_min
+    if not 0 <= t_min < t_max or rho <= 0:
+        raise ValueError(
+            f"expected 0 <= t_min < t_max and rho > 0, got t_min = {t_min}, t_max = {t_max}, rho = {rho}; "
+            "give the noise end as t_max"
+        )
+    return t_max, t_min
 
 
 def _check(name: str, entry: GridEntry, options: GridOptions) -> None:

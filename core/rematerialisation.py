@@ -1,8 +1,9 @@
-"""What training does around a frozen field: forget its activations and compute them twice, run it in low precision."""
+"""What training does around networks: forget their activations and compute them twice, run a frozen field in low
+precision."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -86,6 +87,12 @@ class RematerialisedResidual:
     def memory(self) -> int:
         return getattr(self.residual, "memory", 1)
 
+    def check(self, grid: Tensor) -> None:
+        """Refuse the grids that the residual refuses."""
+        check = getattr(self.residual, "check", None)
+        if check is not None:
+            check(grid)
+
     def __call__(self, state: State, proposal: State) -> Tensor:
         return recomputed(self.residual, state, proposal) if torch.is_grad_enabled() else self.residual(state, proposal)
 
@@ -102,3 +109,20 @@ def rematerialised(solver: Solver, condition: Tensor | None) -> Solver:
     if isinstance(bound, Corrected):
         return Corrected(bound.solver, RematerialisedResidual(bound.residual))
     return bound
+
+
+def forget_activations(modules: Iterable[nn.Module]) -> None:
+    """Let each of these modules keep only its inputs for the backward pass and compute the rest again there.
+
+    Values and gradients stay the same: what a module draws, as for dropout, is drawn again alike. The modules are
+    changed in place, by a `forward` of their own; their parameters keep their names.
+    """
+    for module in modules:
+        module.forward = _forgetful(module.forward)
+
+
+def _forgetful(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def forgetful(*inputs: Any) -> Any:
+        return checkpoint(forward, *inputs, use_reentrant=False) if torch.is_grad_enabled() else forward(*inputs)
+
+    return forgetful

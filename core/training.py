@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from core.distributed import Alone, Fabric, share
+from core.distributed import Alone, Fabric, Portion, portion_of, portions
 from core.fitting import FitConfig, fit
 from core.frozen import check_frozen, fingerprint
 from core.rematerialisation import LowPrecision, Rematerialised, bound_to, rematerialised
@@ -86,6 +87,7 @@ def train_solver(
     report: Callable[[int, Mapping[str, float]], None] | None = None,
     autocast: Literal["float32", "bfloat16"] = "float32",
     fabric: Fabric | None = None,
+    passes: int = 1,
 ) -> nn.Module:
     """Fit the few parameters of `solver` to endpoints, in place; a killed run started again ends with the same
     parameters.
@@ -105,6 +107,7 @@ def train_solver(
         autocast: precision of the frozen network inside the field; state, solver and loss stay as they are.
         fabric: processes that share the rows of each example, see core.distributed; None is this one alone. `loss`
             must be a mean over rows.
+        passes: in how many portions each process computes its rows, one after another; `loss` must be a mean over rows.
 
     Raises:
         ValueError: a frozen network requires gradients or is in training mode, or see `fit`.
@@ -116,14 +119,17 @@ def train_solver(
     low = autocast == "bfloat16"
     identity = {**(identity or {}), **({"autocast": autocast} if low else {})}
 
-    def endpoint_loss(iteration: int) -> tuple[Tensor, dict[str, float | Tensor]]:
-        example, weight = share(examples(iteration), fabric or Alone())
+    drawn = lru_cache(maxsize=1)(examples) if passes > 1 else examples
+
+    def endpoint_loss(portion: Portion, iteration: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+        example, weight = portion_of(drawn(iteration), portion)
         nodes = grid(iteration) if callable(grid) else grid
         field = bind(example.condition)
         answer = run(solver, LowPrecision(field) if low else field, example, nodes)  # pyright: ignore
         return weight * loss(answer, example), {}
 
-    fit(solver, endpoint_loss, config, directory, identity=identity, report=report, fabric=fabric)
+    losses = [partial(endpoint_loss, portion) for portion in portions(fabric or Alone(), passes)]
+    fit(solver, losses, config, directory, identity=identity, report=report, fabric=fabric)
     for network, known in zip(frozen, before, strict=True):
         if any(parameter.grad is not None for parameter in network.parameters()) or fingerprint(network) != known:
             raise RuntimeError(f"expected {type(network).__name__} to stay frozen, got another one after the training")

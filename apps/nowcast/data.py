@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from apps.nowcast.stored_frames import Frames, Place, StoredFrames, join_frames
 from data_tools.cli import UserError
 from data_tools.quantities import QUANTITIES, Quantity
+from data_tools.sevir_events import SevirEvents
+from data_tools.split_files import Part, read_split
 from data_tools.store import EventStore
 from data_tools.storms import StormConfig, generate
+from data_tools.table import EventTable
 
 SYNTHETIC = "storms"
 """The name that stands for synthetic storms where a store is expected."""
@@ -27,13 +32,17 @@ SEEDS = 1_000_000
 SPLIT_SEEDS = {"train": SEEDS, "val": 2 * SEEDS, "test": 3 * SEEDS}
 """Synthetic storms of different splits come from different seeds."""
 
+IN_MEMORY = 4 * 2**30
+"""Bytes of frames, as float32, that are read at once; more of them stay in their stores and are read as needed."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Windows:
     """Windows of consecutive frames, all of one split.
 
     Attributes:
-        frames: (events, T, H, W) float32 on the stored scale, NaN where missing.
+        frames: (events, T, H, W) float32 on the stored scale, NaN where missing; in memory, or on disk and indexed
+            alike.
         ids: event ids, unique.
         sources: archive of each event.
         times: first time of each window.
@@ -41,7 +50,7 @@ class Windows:
         time_step_minutes: time between frames of each event, (events,).
     """
 
-    frames: np.ndarray
+    frames: Frames
     ids: tuple[str, ...]
     sources: tuple[str, ...]
     times: tuple[str, ...]
@@ -56,33 +65,51 @@ class Windows:
         """Source and time of each window: windows that share them share a weather situation."""
         return tuple(f"{source} {time}" for source, time in zip(self.sources, self.times, strict=True))
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of the ids and the frames, encoded and in half precision: says which data a number belongs to."""
         digest = hashlib.sha256("\n".join(self.ids).encode())
-        for frames in self.frames:
-            digest.update(self.quantity.encode(frames).astype(np.float16).tobytes())
+        if isinstance(self.frames, StoredFrames):
+            halves = self.frames.encoded_halves(self.quantity)
+        else:
+            halves = (self.quantity.encode(frames).astype(np.float16) for frames in self.frames)
+        for frames in halves:
+            digest.update(frames.tobytes())
         return digest.hexdigest()[:16]
 
 
-def load_windows(data: str, split: str, length: int, *, events: int | None = None, seed: int = 0) -> Windows:
-    """Read the windows of a split.
+def load_windows(
+    data: str,
+    split: str,
+    length: int,
+    *,
+    events: int | None = None,
+    seed: int = 0,
+    listed: Part | None = None,
+    in_memory: int = IN_MEMORY,
+) -> Windows:
+    """The windows of a split.
 
     Args:
-        data: comma-separated event stores and `storms` (synthetic, `events` of them, made on the spot).
+        data: comma-separated event stores, SEVIR folders and `storms` (synthetic, `events` of them, made on the spot).
         split: train, val or test.
         length: frames per window; longer events are cut into windows that do not overlap.
         events: at most so many windows per source, drawn evenly over the source's events; all by default
             (96 for synthetic storms).
         seed: seed of the synthetic storms, 0 to `SEEDS` - 1.
+        listed: take these windows, overlapping or not, whatever split the stores have their events in.
+        in_memory: bytes as float32 that may be read at once; more windows are left where they are and read as needed.
 
     Raises:
         UserError: the seed is out of range; a store is missing or of another kind, has no events of the split, or
-            another frame size or quantity than the first.
+            another frame size or quantity than the first; a listed window is of another length or not there.
     """
     if not 0 <= seed < SEEDS:
         raise UserError(f"expected --seed from 0 to {SEEDS - 1}, got {seed}")
-    parts = [_read_source(source.strip(), split, length, events, seed) for source in data.split(",")]
+    if listed is not None and listed.frames != length:
+        raise UserError(f"expected listed windows of {length} frames, got {listed.frames}: choose another split")
+    sources = [source.strip() for source in data.split(",")]
+    parts = [_read_source(source, split, length, events, seed, listed) for source in sources]
     first = parts[0]
     for source, part in zip(data.split(","), parts, strict=True):
         if part.quantity != first.quantity:
@@ -97,8 +124,10 @@ def load_windows(data: str, split: str, length: int, *, events: int | None = Non
     ids = tuple(i for part in parts for i in part.ids)
     if len(set(ids)) != len(ids):
         raise UserError(f"expected every event once, got an event twice among {data}; name each store once")
+    if listed is not None and events is None and len(ids) < len(listed):
+        raise UserError(f"expected {len(listed)} listed windows in {data}, got {len(ids)}: convert the whole archive")
     return Windows(
-        np.concatenate([part.frames for part in parts]),
+        join_frames([part.frames for part in parts], in_memory),
         ids,
         tuple(s for part in parts for s in part.sources),
         tuple(t for part in parts for t in part.times),
@@ -107,37 +136,76 @@ def load_windows(data: str, split: str, length: int, *, events: int | None = Non
     )
 
 
-def _read_source(source: str, split: str, length: int, events: int | None, seed: int) -> Windows:
+def listed_windows(path: str | None, split: str) -> Part | None:
+    """The windows that a file of data_tools.splits lists for a split; None without a file.
+
+    Raises:
+        UserError: no such file, or no file of that kind.
+    """
+    return None if path is None else read_split(path).part(split)
+
+
+def _read_source(source: str, split: str, length: int, events: int | None, seed: int, listed: Part | None) -> Windows:
     if source == SYNTHETIC:
+        if listed is not None:
+            raise UserError(f"expected stores of listed windows, got {SYNTHETIC}: they are nobody's list")
         return _synthetic(split, length, 96 if events is None else events, seed)
-    if not Path(source).exists():
+    table = open_events(source)
+    windows = _cut(table, source, split, length) if listed is None else _find(table, source, listed)
+    if events is not None and events < len(windows):
+        windows = [windows[round(k)] for k in np.linspace(0, len(windows) - 1, events)]
+    suffix = listed is not None or table.shape[1] >= 2 * length
+    return Windows(
+        StoredFrames([Place(table, event, start) for event, start in windows], length),
+        tuple(f"{table.event_id(e)}+{s}" if suffix else table.event_id(e) for e, s in windows),
+        tuple(table.source(e) for e, _ in windows),
+        tuple(str(table.times(e)[s]) for e, s in windows),
+        table.quantity,
+        np.full(len(windows), table.time_step_seconds / 60.0),
+    )
+
+
+def open_events(source: str) -> EventTable:
+    """The event store, or the folder or catalogue of a SEVIR archive, at `source`.
+
+    Raises:
+        UserError: there is neither, or it is damaged.
+    """
+    path = Path(source)
+    if not path.exists():
         raise UserError(
             f"expected an event store or '{SYNTHETIC}', got {source}, which is not there; see data_tools.ingest"
         )
-    store = EventStore.open(source)
-    chosen = store.indices(split)
+    is_sevir = path.suffix == ".csv" or (path / "CATALOG.csv").is_file()
+    return SevirEvents.open(path) if is_sevir else EventStore.open(path)
+
+
+def _cut(table: EventTable, source: str, split: str, length: int) -> list[tuple[int, int]]:
+    """(event, first frame) of windows that do not overlap."""
+    chosen = table.indices(split)
     if not chosen:
         raise UserError(
             f"expected events of split {split} in {source}, got none; choose another --split or ingest again"
         )
-    if store.shape[1] < length:
+    if table.shape[1] < length:
         raise UserError(
-            f"expected events of at least {length} frames in {source}, got {store.shape[1]}; see ingest --frames"
+            f"expected events of at least {length} frames in {source}, got {table.shape[1]}; see ingest --frames"
         )
-    starts = range(0, store.shape[1] - length + 1, length)
-    windows = [(event, start) for event in chosen for start in starts]
-    if events is not None and events < len(windows):
-        windows = [windows[round(k)] for k in np.linspace(0, len(windows) - 1, events)]
-    frames = np.stack([store.read(e, slice(s, s + length)) for e, s in windows])
-    suffix = len(starts) > 1
-    return Windows(
-        frames,
-        tuple(f"{store.event_id(e)}+{s}" if suffix else store.event_id(e) for e, s in windows),
-        tuple(store.source(e) for e, _ in windows),
-        tuple(str(store.times(e)[s]) for e, s in windows),
-        store.quantity,
-        np.full(len(windows), store.time_step_seconds / 60.0),
-    )
+    return [(event, start) for event in chosen for start in range(0, table.shape[1] - length + 1, length)]
+
+
+def _find(table: EventTable, source: str, listed: Part) -> list[tuple[int, int]]:
+    """(event, first frame) of the listed windows that are there."""
+    if table.shape[1] != listed.raw_frames:
+        raise UserError(
+            f"expected events of {listed.raw_frames} frames as listed in {source}, got {table.shape[1]}: "
+            "convert SEVIR with or without --lr, or make the split with other --frames"
+        )
+    places = {name: index for index, name in enumerate(table.ids)}
+    windows = [(places[name], start) for name, start in listed.within(places).windows]
+    if not windows:
+        raise UserError(f"expected listed windows in {source}, got none: is it another archive?")
+    return windows
 
 
 def _synthetic(split: str, length: int, events: int, seed: int) -> Windows:
@@ -170,16 +238,18 @@ def member_seed(seed: int, event_id: str, member: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def draw_frames(windows: Windows, count: int, key: tuple[int, ...], crop: int | None = None) -> Tensor:
+def draw_frames(
+    windows: Windows, count: int, key: tuple[int, ...], crop: int | None = None, rows: slice = slice(None)
+) -> Tensor:
     """`count` single frames (count, 1, H, W) float32, missing pixels as no rain, each under a random symmetry.
 
-    With `crop`, a random square of so many pixels of each.
+    With `crop`, a random square of so many pixels of each. `rows` says which of them to read; at least one.
     """
     source = generator(*key)
     _, moments, height, width = windows.frames.shape
     crop_h, crop_w = (height, width) if crop is None else (min(crop, height), min(crop, width))
     high = torch.tensor([len(windows), moments, 8, height - crop_h + 1, width - crop_w + 1])
-    draws = (torch.rand((count, 5), generator=source, dtype=torch.float64) * high).long().tolist()
+    draws = (torch.rand((count, 5), generator=source, dtype=torch.float64) * high).long()[rows].tolist()
     frames = [
         dihedral(seen(windows, windows.frames[e, m, y : y + crop_h, x : x + crop_w]), k) for e, m, k, y, x in draws
     ]

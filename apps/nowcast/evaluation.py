@@ -3,105 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-import core
 from apps.nowcast.baselines import persistence
 from apps.nowcast.data import Windows, member_seed, seen
+from apps.nowcast.methods import Method
 from apps.nowcast.metrics import METRICS, PerceptualDistance, Statistics, estimates, event_statistics
 from apps.nowcast.nowcaster import Nowcaster
-from apps.nowcast.solvers import TEACHER, build_base
+from apps.nowcast.solvers import build_base
 from apps.nowcast.table import Row
-from core.operators import Corrected
-from data_tools.cli import UserError
-
-HANDCRAFTED = ("ddim", "ddpm", "heun", "ipndm", "adams-bashforth")
-
-
-@dataclass(frozen=True, eq=False)
-class Method:
-    """A way to forecast.
-
-    Attributes:
-        label: unique name in pictures and logs.
-        name: name in the table.
-        supervision: of a learned solver.
-        steps: of the sampler; None for persistence.
-        solver: member seeds -> solver; None for persistence.
-        grid: times the sampler visits; None for persistence.
-    """
-
-    label: str
-    name: str
-    supervision: str | None = None
-    steps: int | None = None
-    solver: Callable[[Sequence[int]], core.Solver] | None = None
-    grid: Tensor | None = None
-
-
-def parse_methods(text: str, nowcaster: Nowcaster) -> list[Method]:
-    """Methods of a line like `persistence,ddim-100,teacher,ddim-5`.
-
-    Raises:
-        UserError: a name that is not known, steps that are no positive number.
-    """
-    methods = []
-    for word in (part.strip() for part in text.split(",") if part.strip()):
-        if word == "persistence":
-            methods.append(Method("persistence", "persistence"))
-            continue
-        name, _, count = (TEACHER if word == "teacher" else word).rpartition("-")
-        if name not in HANDCRAFTED or not count.isdigit() or int(count) < 1:
-            raise UserError(
-                f"expected --methods among persistence, teacher and NAME-STEPS with NAME in {', '.join(HANDCRAFTED)}, "
-                f"got {word!r}"
-            )
-        label = f"teacher ({TEACHER})" if word == "teacher" else word
-        shown = f"teacher ({name})" if word == "teacher" else name
-        grid = nowcaster.grid(int(count))
-        methods.append(Method(label, shown, None, int(count), _handcrafted(name, nowcaster), grid))
-    return methods
-
-
-def _handcrafted(name: str, nowcaster: Nowcaster) -> Callable[[Sequence[int]], core.Solver]:
-    if name == "ddpm":
-        return lambda seeds: core.build_solver("ddpm", schedule=nowcaster.schedule, seeds=tuple(seeds))
-    solver = build_base(name, nowcaster.schedule)
-    return lambda seeds: solver
-
-
-def load_method(path: str, nowcaster: Nowcaster, device: str, taken: Collection[str] = ()) -> Method:
-    """A trained solver as a method; `taken` are the labels of other methods, which it must not have.
-
-    Raises:
-        UserError: no such file, a foreign one, or a solver of another model.
-    """
-    try:
-        solver = core.load(path)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:  # whatever a forged header leads to
-        raise UserError(f"expected a trained solver at {path}: {error}") from None
-    if not isinstance(solver, Corrected) or solver.card is None:
-        raise UserError(f"expected a SpanLift solver at {path}, got another; train one with apps.nowcast.train")
-    card = solver.card
-    if card.field_identity != nowcaster.identity:
-        raise UserError(
-            f"expected a solver trained for model {nowcaster.identity}, got one for {card.field_identity} at {path}; "
-            "train it on this model or give its own --model"
-        )
-    solver.to(device)
-    label = f"spanlift-{card.steps} ({card.supervision})"
-    if label in taken:
-        place = Path(path)
-        label = (
-            f"spanlift-{card.steps} ({place.parent.name if place.suffix and place.stem == 'solver' else place.stem})"
-        )
-    return Method(label, "SpanLift", card.supervision, card.steps, lambda seeds: solver, card.grid)
 
 
 @dataclass(frozen=True)
@@ -112,6 +26,10 @@ class Scored:
     nfe: int
     statistics: Statistics
     pictured: np.ndarray
+
+    @property
+    def members(self) -> int:
+        return self.statistics.arrays["ranks"].shape[-1] - 1
 
     def row(self, weights: np.ndarray) -> Row:
         scores = estimates(self.statistics, weights, METRICS)
@@ -193,4 +111,5 @@ class Evaluator:
 
 def wettest(windows: Windows, context_frames: int) -> int:
     """The window whose future holds the most rain: the one worth a picture."""
-    return int(np.nan_to_num(windows.frames[:, context_frames:]).mean(axis=(1, 2, 3)).argmax())
+    rain = [float(np.nan_to_num(windows.frames[index, context_frames:]).mean()) for index in range(len(windows))]
+    return int(np.argmax(rain))

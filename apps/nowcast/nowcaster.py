@@ -6,57 +6,41 @@ variance per channel over the training data. Sampling runs in float32 whatever t
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar, cast
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import core
+from apps.nowcast.codec import Codec
 from apps.nowcast.data import Windows
-from apps.nowcast.model import AutoencoderConfig, AutoencoderKL, CuboidTransformerUNet, UNetConfig
-from core.fitting import write_atomically
+from apps.nowcast.model import CuboidTransformerUNet
+from apps.nowcast.weight_files import load_codec, load_network, read_card, save_weights, weights_hash
 from data_tools.cli import UserError
 from data_tools.quantities import RAINFALL_RATE
+
+__all__ = [
+    "ASSETS",
+    "Codec",
+    "Conditioned",
+    "Forecast",
+    "Nowcaster",
+    "Observing",
+    "Precision",
+    "bound",
+    "load_codec",
+    "load_network",
+    "read_card",
+    "save_weights",
+    "weights_hash",
+]
 
 ASSETS = Path(__file__).parent / "assets" / "mini"
 """The model that ships with the project."""
 
 Precision = Literal["float32", "bfloat16"]
-Config = TypeVar("Config", AutoencoderConfig, UNetConfig)
-
-
-class Codec(nn.Module):
-    """The autoencoder with its latent normalisation: frames <-> latents, frame by frame."""
-
-    def __init__(self, config: AutoencoderConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.autoencoder = AutoencoderKL(config)
-        self.latent_mean: Tensor
-        self.latent_std: Tensor
-        self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
-        self.register_buffer("latent_std", torch.ones(config.latent_channels))
-
-    def encode(self, frames: Tensor) -> Tensor:
-        """Frames (B, T, H, W) -> normalised latents (B, C, T, h, w), the posterior's mode."""
-        batch, time = frames.shape[:2]
-        mode = self.autoencoder.encode(frames.flatten(0, 1)[:, None]).mode()
-        latents = (mode - self.latent_mean[:, None, None]) / self.latent_std[:, None, None]
-        return latents.unflatten(0, (batch, time)).transpose(1, 2)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents (B, C, T, h, w) -> frames (B, T, H, W); not clamped, so that gradients pass."""
-        batch, _, time = latents.shape[:3]
-        flat = latents.transpose(1, 2).flatten(0, 1)
-        frames = self.autoencoder.decode(flat * self.latent_std[:, None, None] + self.latent_mean[:, None, None])
-        return frames[:, 0].unflatten(0, (batch, time))
 
 
 class Conditioned(nn.Module):
@@ -73,6 +57,15 @@ class Conditioned(nn.Module):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             prediction = self.network(x.movedim(1, -1), times, self.context)
         return prediction.movedim(-1, 1).to(x.dtype)
+
+
+@runtime_checkable
+class Observing(Protocol):
+    """A sampler that depends on the observed frames, not on their latents alone."""
+
+    def observe(self, context: Tensor) -> core.Solver:
+        """The solver for observed frames (B, context_frames, H, W) in [0, 1], one row for each sample."""
+        ...
 
 
 class Forecast(NamedTuple):
@@ -148,7 +141,9 @@ class Nowcaster(nn.Module):
         return core.build_grid("uniform", steps=steps, t_max=1.0, t_min=0.0)
 
     @torch.no_grad()
-    def forecast(self, context: Tensor, solver: core.Solver, grid: Tensor, seeds: Sequence[int]) -> Forecast:
+    def forecast(
+        self, context: Tensor, solver: core.Solver | Observing, grid: Tensor, seeds: Sequence[int]
+    ) -> Forecast:
         """Ensemble forecast.
 
         Args:
@@ -166,7 +161,10 @@ class Nowcaster(nn.Module):
                 f"expected context (B, {', '.join(map(str, expected))}) and a multiple of B seeds, got "
                 f"{tuple(context.shape)} and {len(seeds)}; cut windows of the model's size"
             )
-        latents = self.encode(context).repeat_interleave(len(seeds) // len(context), 0)
+        members = len(seeds) // len(context)
+        latents = self.encode(context).repeat_interleave(members, 0)
+        if isinstance(solver, Observing):
+            solver = solver.observe(context.repeat_interleave(members, 0))
         state = core.integrate(self.field(latents), bound(solver, latents), self.noise(seeds), grid)
         return Forecast(self.decode(state.x.float()).clamp(0.0, 1.0), state.nfe)
 
@@ -219,95 +217,6 @@ class Nowcaster(nn.Module):
             )
 
 
-def check_device(name: str) -> None:
-    """Raises UserError unless this machine has the device."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"expected a device of this machine, got {name}; try --device cpu") from None
-
-
 def bound(solver: core.Solver, context: Tensor) -> core.Solver:
     """The solver with the context bound, where it reads one."""
     return solver.bind(context) if isinstance(solver, core.Corrected) else solver
-
-
-def weights_hash(module: nn.Module) -> str:
-    """Hash of names, shapes and values of a module's state, in half precision: what weights files are stored in."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().half().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def save_weights(path: Path, module: nn.Module, kind: str, config: AutoencoderConfig | UNetConfig, card: dict) -> None:
-    """Write a module's state in half precision, with its configuration and provenance in the header."""
-    tensors = {
-        name: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
-        for name, value in module.state_dict().items()
-    }
-    header = {"kind": kind, "config": json.dumps(asdict(config)), "card": json.dumps(card, sort_keys=True)}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, header))
-
-
-def load_codec(path: Path) -> Codec:
-    """Read `autoencoder.safetensors`; raises UserError for a missing or foreign file."""
-    tensors, config = _read(path, "autoencoder")
-    codec = Codec(_configured(AutoencoderConfig, config, path))
-    _fill(codec, tensors, path)
-    return codec.to(memory_format=torch.channels_last).eval()  # a third faster on a CPU, for the same values
-
-
-def load_network(path: Path) -> CuboidTransformerUNet:
-    """Read `unet.safetensors`; raises UserError for a missing or foreign file."""
-    tensors, config = _read(path, "unet")
-    network = CuboidTransformerUNet(_configured(UNetConfig, config, path))
-    _fill(network, tensors, path)
-    return network.eval()
-
-
-def read_card(path: Path) -> dict:
-    """The provenance written beside the weights."""
-    with safe_open(path, "pt") as file:
-        return json.loads((file.metadata() or {}).get("card", "{}"))
-
-
-def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict]:
-    if not path.is_file():
-        raise UserError(
-            f"expected the weights {path.name} in {path.parent}, got no such file; train the {kind} stage first"
-        )
-    try:
-        with safe_open(path, "pt") as file:
-            header = cast(dict[str, str], file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise UserError(
-            f"expected a safetensors file at {path}, got a damaged one ({error}); copy or train it again"
-        ) from None
-    if header.get("kind") != kind:
-        raise UserError(
-            f"expected {path} to hold the {kind}, got {header.get('kind', 'something else')}; check the file"
-        )
-    try:
-        config = json.loads(header["config"])
-        return tensors, {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
-    except (KeyError, ValueError, AttributeError):
-        raise UserError(f"expected the configuration of a {kind} in {path}, got none; train it again") from None
-
-
-def _configured(kind: type[Config], values: dict, path: Path) -> Config:
-    try:
-        return kind(**values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"expected a {kind.__name__} in {path}: {error}") from None
-
-
-def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    try:
-        module.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
-    except RuntimeError as error:
-        raise UserError(
-            f"expected the tensors of its configuration in {path}, got others: {str(error)[:200]}"
-        ) from None

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from core.fitting import write_atomically
+from data_tools.colours import COLOUR_SCALES, ColourScale, draw_frame
 
 
 class Named(Protocol):
@@ -24,49 +22,6 @@ class Named(Protocol):
     @property
     def name(self) -> str: ...
 
-
-@dataclass(frozen=True, slots=True)
-class ColourScale:
-    """How values are coloured.
-
-    Attributes:
-        label: of the colour bar.
-        edges: class edges, ascending.
-        colours: one colour of six hexadecimal digits for each class, space between; the last also serves what is above.
-        under, missing: colours below the first edge and where there is no data.
-    """
-
-    label: str
-    edges: tuple[float, ...]
-    colours: str
-    under: str
-    missing: str
-
-    def colormap(self) -> tuple[Colormap, BoundaryNorm]:
-        colours = [f"#{digits}" for digits in self.colours.split()]
-        colormap = ListedColormap(colours).with_extremes(under=self.under, over=colours[-1], bad=self.missing)
-        return colormap, BoundaryNorm(self.edges, len(colours))
-
-
-COLOUR_SCALES: Mapping[str, ColourScale] = {
-    # Violet, blue, green, yellow, red as pysteps orders the hues of rain rates; about five classes a decade.
-    "rainfall_rate": ColourScale(
-        label="rain rate (mm/h)",
-        edges=(0.1, 0.25, 0.5, 1.0, 1.6, 2.5, 4.0, 6.3, 10.0, 16.0, 25.0, 40.0, 63.0, 100.0),
-        colours="e3d4ee b79ccb 8a5fb0 4b3fc0 1f78e6 149c9a 12b83a 7ee01a f5f014 fdbf12 f9861a e02416 8f0d3c",
-        under="#ffffff",
-        missing="#bdbdbd",
-    ),
-    # SEVIR's levels and colours as Earthformer and PreDiff pair them, so that figures can be laid side by side.
-    "vil": ColourScale(
-        label="VIL (SEVIR code)",
-        edges=(0.0, 16.0, 31.0, 59.0, 74.0, 100.0, 133.0, 160.0, 181.0, 219.0, 255.0),
-        colours="4d4d4d 28be28 199619 0a690a 0a4b0a f5f500 edac00 f06e00 a00000 e700ff",
-        under="#4d4d4d",
-        missing="#d9d9d9",
-    ),
-}
-"""By quantity name."""
 
 _PANEL = 1.35  # inches
 _LABELS, _BAR, _HEADER, _GAP = 1.5, 1.0, 0.42, 0.04  # inches: row labels, colour bar, header, between panels
@@ -122,7 +77,7 @@ def plot_nowcasts(
             left = _LABELS + column * (_PANEL + _GAP)
             box = (left / size[0], top / size[1], _PANEL / size[0], panel_height / size[1])
             axes = figure.add_axes(box)
-            _draw_frame(axes, frame, scale)
+            draw_frame(axes, frame, scale)  # row 0 at the top, as in the archives' own images
             if row < 2:
                 axes.set_title(_lead_label((first + column) * step_minutes), fontsize=9, pad=3)
     _colour_bar(figure, size, scale)
@@ -152,17 +107,6 @@ def _label_row(figure: Figure, size: tuple[float, float], middle: float, label: 
     figure.text(x, (middle + shift) / size[1], label, ha="right", va="center", fontsize=10)
     if note:
         figure.text(x, (middle - shift) / size[1], note, ha="right", va="center", fontsize=8, color="#555555")
-
-
-def _draw_frame(axes: Axes, frame: np.ndarray, scale: ColourScale) -> None:
-    colormap, norm = scale.colormap()
-    # Row 0 is the northernmost, as in the archives' own images. No interpolation: a pixel is a measurement.
-    axes.imshow(np.ma.masked_invalid(frame), cmap=colormap, norm=norm, interpolation="nearest", aspect="auto")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_linewidth(0.5)
-        spine.set_edgecolor("#777777")
 
 
 def _colour_bar(figure: Figure, size: tuple[float, float], scale: ColourScale) -> None:

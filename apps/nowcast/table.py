@@ -23,11 +23,18 @@ Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """How a metric is shown: its heading, its digits and which direction is good."""
+    """How a metric is shown: its heading, its digits and which direction is good, or which value."""
 
     heading: str
     digits: int
     higher_is_better: bool
+    ideal: float | None = None
+
+    def badness(self, value: float) -> float:
+        """Lower is better."""
+        if self.ideal is not None:
+            return abs(value - self.ideal)
+        return -value if self.higher_is_better else value
 
 
 COLUMNS: Mapping[str, Column] = {
@@ -40,6 +47,14 @@ COLUMNS: Mapping[str, Column] = {
     "seconds_per_member": Column("s/member", 3, False),
 }
 """The table's columns. The star: which perceptual distance it is stands in the caption."""
+
+ENSEMBLE_COLUMNS: Mapping[str, Column] = {
+    "crps_fair": Column("fair CRPS", 4, False),
+    "rmse_of_mean": Column("RMSE of mean", 4, False),
+    "spread_skill": Column("spread/RMSE", 3, False, 1.0),
+    "outliers": Column("outliers", 3, False, 1.0),
+}
+"""The columns of the second table, of what ensembles alone have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,30 +76,31 @@ class Row:
     scores: Mapping[str, Estimate]
 
 
-def score_table(rows: Sequence[Row], *, title: str = "", caption: str = "") -> Table:
+def score_table(
+    rows: Sequence[Row], *, title: str = "", caption: str = "", columns: Mapping[str, Column] = COLUMNS
+) -> Table:
     """A rich table: the value, under it its 95 % interval; the best few-step method of every column in bold."""
     table = Table(title=title or None, caption=caption or None, header_style="bold", box=SIMPLE_HEAD, padding=0)
     table.add_column("method", no_wrap=True)
     table.add_column("NFE", justify="right", no_wrap=True)
-    for column in COLUMNS.values():
+    for column in columns.values():
         table.add_column(column.heading, justify="right", no_wrap=True)
-    best = {name: best_few_step(rows, name) for name in COLUMNS}
+    best = {name: best_few_step(rows, name, column) for name, column in columns.items()}
     for index, row in enumerate(rows):
-        cells = [_cell(row.scores.get(name), column, index == best[name]) for name, column in COLUMNS.items()]
+        cells = [_cell(row.scores.get(name), column, index == best[name]) for name, column in columns.items()]
         table.add_row(_method(row), str(row.nfe), *cells)
     return table
 
 
-def best_few_step(rows: Sequence[Row], metric: str) -> int | None:
+def best_few_step(rows: Sequence[Row], metric: str, column: Column) -> int | None:
     """Index of the best row among those with 1 to `FEW_STEPS` steps; None where none has a value."""
-    sign = 1 if COLUMNS[metric].higher_is_better else -1
     values = {
-        index: sign * row.scores[metric].value
+        index: column.badness(row.scores[metric].value)
         for index, row in enumerate(rows)
         if row.steps is not None and row.steps <= FEW_STEPS and metric in row.scores
     }
     values = {index: value for index, value in values.items() if not math.isnan(value)}
-    return max(values, key=lambda index: values[index], default=None)
+    return min(values, key=lambda index: values[index], default=None)
 
 
 def _method(row: Row) -> Text:

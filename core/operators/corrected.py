@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Residual(Protocol):
     """What is added to a proposed step: a map of (state, proposal) to a change of x of the state's shape.
 
-    It may have `memory`, the buffered evaluations it reads, and `bind(condition)`, which gives the residual with a
-    frozen condition in place. `proposal.buffer` holds this step's evaluations, newest first, before those of
-    `state.buffer`.
+    It may have `memory`, the buffered evaluations it reads, `bind(condition)`, which gives the residual with a frozen
+    condition in place, and `check(grid)`, which refuses a grid it was not made for with ValueError. `proposal.buffer`
+    holds this step's evaluations, newest first, before those of `state.buffer`.
     """
 
     def __call__(self, state: State, proposal: State) -> Tensor: ...
@@ -55,7 +55,14 @@ class Corrected(nn.Module):
         return bound
 
     def plan(self, grid: Tensor) -> Corrected:
-        """The same residual on the base solver as it is for this grid."""
+        """The same residual on the base solver as it is for this grid.
+
+        Raises:
+            ValueError: the base solver or the residual was not made for this grid.
+        """
+        check = getattr(self.residual, "check", None)
+        if check is not None:
+            check(grid)
         base = plan(self.solver, grid)
         if base is self.solver:
             return self

@@ -32,6 +32,8 @@ class ResidualConfig:
             them.
         steps: length of the step-wise scalars, so that the operator serves grids of this many steps; None reads them
             off the embedding of (t, log-SNR, h), so that one operator serves every number of steps.
+        counts: smallest and largest number of steps that an operator with steps=None is trained for: it refuses grids
+            of other lengths. None refuses none.
         embedding: width of that embedding.
         data_std: standard deviation of the data, for scaling inputs and output to unit order.
         gain: initial value of the step-wise g_i.
@@ -49,6 +51,7 @@ class ResidualConfig:
     embedding: int = 64
     data_std: float = 1.0
     gain: float = 0.3
+    counts: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.dimensions not in (2, 3):
@@ -60,6 +63,13 @@ class ResidualConfig:
                 raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}; ask for at least one")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"expected steps >= 1 or None, got {self.steps}; use None for any number of steps")
+        if self.counts is not None:
+            low, high = self.counts
+            if self.steps is not None or not 1 <= low <= high:
+                raise ValueError(
+                    f"expected counts of a smallest and a largest number of steps beside steps=None, got {self.counts} "
+                    f"and steps={self.steps}; scalars of their own serve one number of steps"
+                )
         if self.frames and (self.dimensions == 2 or not self.condition_channels):
             raise ValueError(
                 f"expected frames=0 without a condition over a 3-D state, got {self.frames}; "
@@ -139,6 +149,20 @@ class SpanLiftResidual(nn.Module):
     @property
     def memory(self) -> int:
         return self.config.history
+
+    def check(self, grid: Tensor) -> None:
+        """Refuse a grid (N + 1,) of a number of steps the operator was not made for.
+
+        Raises:
+            ValueError: N is outside `counts`.
+        """
+        if self.config.counts is not None:
+            low, high = self.config.counts
+            if not low <= len(grid) - 1 <= high:
+                raise ValueError(
+                    f"expected {low} to {high} steps, which this operator was trained for, got {len(grid) - 1}; "
+                    "sample on a grid of so many"
+                )
 
     def bind(self, condition: Tensor) -> BoundResidual:
         """This operator with the frozen condition in place; an operator without condition channels leaves it unread.
@@ -234,6 +258,9 @@ class BoundResidual:
     @property
     def memory(self) -> int:
         return self.residual.memory
+
+    def check(self, grid: Tensor) -> None:
+        self.residual.check(grid)
 
     def __call__(self, state: State, proposal: State) -> Tensor:
         return self.residual(state, proposal, self.condition)

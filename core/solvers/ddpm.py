@@ -42,9 +42,14 @@ class DDPM:
         fresh = here.sigma**2 - (decay * there.sigma) ** 2  # variance of x given the next state
         x = (decay * there.sigma**2 * state.x + there.alpha * fresh * data) / here.sigma**2
         if there.sigma > 0:
-            spread = fresh.sqrt() * there.sigma / here.sigma
-            x = x + spread * self._noise(state)
+            x = x + self.spread(state.t, t_next) * self._noise(state)
         return State(x=x, t=t_next, step=state.step + 1, buffer=buffer, nfe=state.nfe + calls)
+
+    def spread(self, t: Tensor, t_next: Tensor) -> Tensor:
+        """Standard deviation () of the state at `t_next` given that at `t` and the data."""
+        here, there = self.schedule(t), self.schedule(t_next)
+        fresh = here.sigma**2 - (here.alpha / there.alpha * there.sigma) ** 2
+        return fresh.sqrt() * there.sigma / here.sigma
 
     def _noise(self, state: State) -> Tensor:
         seeds: Sequence[int] = range(len(state.x)) if self.seeds is None else self.seeds

@@ -173,29 +173,16 @@ ADVICE = {
 
 
 def build_solver(
-    name: str,
-    *,
-    order: int | None = None,
-    schedule: Schedule | None = None,
-    seeds: Sequence[int] | None = None,
-    r: float | Tensor | None = None,
-    prediction: Literal["data", "noise"] | None = None,
-    variant: Literal["bh1", "bh2"] | None = None,
-    thresholding: bool | None = None,
-    lower_order_final: bool | None = None,
-    reference_compatible: bool | None = None,
-    base: Solver | None = None,
-    grid: Tensor | None = None,
-    history: int | None = None,
-    points: int | None = None,
-    weights: Tensor | None = None,
-    time_scale: Tensor | None = None,
-    scale_dir: float | Tensor | None = None,
-    scale_time: float | Tensor | None = None,
-    statistics: ModelStatistics | None = None,
-    operator: ResidualConfig | ScalarConfig | None = None,
-    **unknown: Never,
-) -> Solver:
+    name: str, *,
+    order: int | None = None, schedule: Schedule | None = None, seeds: Sequence[int] | None = None,
+    r: float | Tensor | None = None, prediction: Literal["data", "noise"] | None = None,
+    variant: Literal["bh1", "bh2"] | None = None, thresholding: bool | None = None,
+    lower_order_final: bool | None = None, reference_compatible: bool | None = None, base: Solver | None = None,
+    grid: Tensor | None = None, history: int | None = None, points: int | None = None, weights: Tensor | None = None,
+    time_scale: Tensor | None = None, scale_dir: float | Tensor | None = None,
+    scale_time: float | Tensor | None = None, statistics: ModelStatistics | None = None,
+    operator: ResidualConfig | ScalarConfig | None = None, **unknown: Never,
+) -> Solver:  # fmt: skip
     """A solver by name. Each name takes some of the options; what it does not take is refused.
 
     Args:
@@ -232,26 +219,12 @@ def build_solver(
             f"expected an option among {', '.join(takes)} for {name!r}, got {wrong!r}{nearest(wrong, takes)}"
         )
     given = {
-        "order": order,
-        "schedule": schedule,
-        "seeds": seeds,
-        "r": r,
-        "prediction": prediction,
-        "variant": variant,
-        "thresholding": thresholding,
-        "lower_order_final": lower_order_final,
-        "reference_compatible": reference_compatible,
-        "base": base,
-        "grid": grid,
-        "history": history,
-        "points": points,
-        "weights": weights,
-        "time_scale": time_scale,
-        "scale_dir": scale_dir,
-        "scale_time": scale_time,
-        "statistics": statistics,
-        "operator": operator,
-    }
+        "order": order, "schedule": schedule, "seeds": seeds, "r": r, "prediction": prediction, "variant": variant,
+        "thresholding": thresholding, "lower_order_final": lower_order_final,
+        "reference_compatible": reference_compatible, "base": base, "grid": grid, "history": history,
+        "points": points, "weights": weights, "time_scale": time_scale, "scale_dir": scale_dir,
+        "scale_time": scale_time, "statistics": statistics, "operator": operator,
+    }  # fmt: skip
     _check(name, entry, given)
     return entry.build(read_options(name, given))
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from core.distributed import Alone, share
+from core.distributed import Alone, Portion, portions, rows_of, share
 from core.supervision import Example
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +41,18 @@ def test_shares_make_up_the_example_and_its_mean(rows: int, processes: int, memb
     assert all(len(part.x_T) == members * len(part.endpoint) for part, _ in shares)
     mean = sum(weight * part.endpoint.mean() for part, weight in shares) / processes
     assert mean.item() == pytest.approx(whole.endpoint.mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("processes", "passes", "rows"), [(1, 1, 3), (2, 3, 7), (3, 2, 6)])
+def test_passes_of_processes_make_up_all_rows(processes: int, passes: int, rows: int) -> None:
+    """In their order, each row once; the mean of weight times mean is the mean."""
+    all_portions = [portion for rank in range(processes) for portion in portions(Rank(rank, processes), passes)]
+    assert all_portions == [Portion(index, processes * passes) for index in range(processes * passes)]
+    values = torch.arange(rows).double().square()
+    taken = [rows_of(rows, portion) for portion in all_portions]
+    assert torch.equal(torch.cat([values[mine] for mine, _ in taken]), values)
+    mean = sum(weight * values[mine].mean() for mine, weight in taken) / len(taken)
+    assert mean.item() == pytest.approx(values.mean().item(), rel=1e-12)
 
 
 def test_one_process_has_all() -> None:

@@ -45,7 +45,8 @@ def error(field: core.MixtureField, solver: core.Solver, x: Tensor, grid: Tensor
 def test_order_with_degenerate_statistics(prediction: Prediction, memory: int, corrector: bool, clock: str) -> None:
     schedule, t_max, t_min = CLOCKS[clock]
     field, x = line(schedule, t_max)
-    grids = [core.build_grid("logsnr", steps, t_max, t_min, schedule=schedule) for steps in (64, 128)]
+    coarse = 64 if corrector and memory > 1 else 32  # high orders show on fine grids
+    grids = [core.build_grid("logsnr", steps, t_max, t_min, schedule=schedule) for steps in (coarse, 2 * coarse)]
     statistics = core.ModelStatistics.degenerate(schedule, grids[0], prediction, 1)
     solver = DPMSolverV3(memory, statistics, schedule, corrector, lower_order_final=False)
     errors = [error(field, solver, x, grid) for grid in grids]

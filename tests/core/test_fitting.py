@@ -132,3 +132,47 @@ def test_a_written_file_has_the_mode_that_the_umask_gives(tmp_path: Path, mask: 
 def test_senseless_configurations_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         FitConfig(**{"iterations": 5, "learning_rate": 0.1, name: value})
+
+
+def test_several_losses_are_fitted_as_their_mean(tmp_path: Path) -> None:
+    """What they log is averaged too; the weights of parts of unequal size make up the whole."""
+    x = torch.randn(11, 4, generator=torch.Generator().manual_seed(0)).double()
+    config = FitConfig(iterations=7, learning_rate=0.05, ema_decay=0.9, log_every=1)
+
+    def part(net: nn.Module, rows: slice, weight: float) -> tuple[Tensor, dict[str, float]]:
+        error = (net(x[rows]) - x[rows, :2]).square().mean()
+        return weight * error, {"rows": weight * len(x[rows])}
+
+    whole, cut = module().double(), module().double()
+    fit(whole, lambda _: part(whole, slice(None), 1.0), config, tmp_path / "whole")
+    parts = [(slice(0, 4), 2 * 4 / 11), (slice(4, 11), 2 * 7 / 11)]
+    fit(cut, [lambda _, p=p: part(cut, *p) for p in parts], config, tmp_path / "cut")
+    for one, other in zip(whole.parameters(), cut.parameters(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-12)
+    logs = [
+        [json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in ("whole", "cut")
+    ]
+    assert [line["loss"] for line in logs[1]] == pytest.approx([line["loss"] for line in logs[0]], rel=1e-9)
+    assert logs[1][0]["rows"] == pytest.approx((16 + 49) / 11)
+
+
+def test_the_identity_of_a_run_is_what_it_was(tmp_path: Path) -> None:
+    """Runs of earlier releases go on: what a checkpoint is known by does not change."""
+    net = module()
+    fit(net, loss_of(net), FitConfig(iterations=1, learning_rate=0.1), tmp_path, identity={"seed": 1})
+    run = json.loads(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["run"])
+    assert run == {
+        "config": {
+            "iterations": 1,
+            "learning_rate": 0.1,
+            "warmup": 0.1,
+            "final_rate": 0.01,
+            "betas": [0.9, 0.999],
+            "weight_decay": 0.0,
+            "clip": 1.0,
+            "ema_decay": 0.0,
+            "checkpoint_every": 200,
+            "log_every": 10,
+        },
+        "identity": {"seed": 1},
+    }

@@ -73,7 +73,7 @@ def test_training_cuts_the_endpoint_error(tmp_path: Path) -> None:
 
     def train(solver: Corrected, rate: float) -> float:
         folder = tmp_path / str(rate)
-        train_solver(solver, GRID, lambda n: pool[n % 40], lambda _: FIELD, endpoint_mse, FitConfig(150, rate), folder)
+        train_solver(solver, GRID, lambda n: pool[n % 40], lambda _: FIELD, endpoint_mse, FitConfig(100, rate), folder)
         return held_out_error(solver)
 
     solver = toy(0)

@@ -5,8 +5,9 @@ metric turns sums into a number (the design of WeatherBench-X). Arrays keep the 
 scores by lead time.
 
 Names: `counts<k>` and `mean_counts<k>` (event, lead, threshold, 4) for pool k, of single members (summed) and of the
-ensemble mean; (event, lead): `crps`, `crps_fair`, `absolute_error`, `squared_error_of_mean`, `spread` summed over the
-`pixels` the truth has; `lpips` over `frames` (times members; those with any truth); `seconds` over `members`.
+ensemble mean; `ranks` (event, lead, members + 1), see `metrics.ranks`; (event, lead): `crps`, `crps_fair`,
+`absolute_error`, `squared_error_of_mean`, `spread` summed over the `pixels` the truth has; `lpips` over `frames` (times
+members; those with any truth); `seconds` over `members`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 
 from apps.nowcast.metrics.contingency import counts, nanmean, scores
 from apps.nowcast.metrics.crps import crps
+from apps.nowcast.metrics.ranks import outliers, rank_counts
 
 Sums = Mapping[str, np.ndarray]
 """Statistics summed over events: name -> array (*resamples, *statistic)."""
@@ -129,6 +131,7 @@ def event_statistics(
         )
         result[f"mean_counts{pool}"] = counts(mean, truth, quantity.thresholds, pool)
 
+    result["ranks"] = rank_counts(forecast, truth, quantity.thresholds[0])
     members, observed = quantity.encode(forecast), quantity.encode(truth)
     undefined = np.full(truth.shape, np.nan)
     seen = ~np.isnan(observed)
@@ -177,6 +180,12 @@ def ratio_metric(numerator: str, denominator: str) -> Metric:
     return metric
 
 
+def root_metric(numerator: str, denominator: str) -> Metric:
+    """The root of `ratio_metric`."""
+    squared = ratio_metric(numerator, denominator)
+    return lambda sums: np.sqrt(squared(sums))
+
+
 def spread_skill(sums: Sums) -> np.ndarray:
     """Ensemble spread over RMSE of its mean: 1 where calibrated (Fortin et al. 2014), NaN for a single member."""
     return np.sqrt(ratio_metric("spread", "squared_error_of_mean")(sums))
@@ -197,7 +206,10 @@ METRICS: Mapping[str, Metric] = {
     "seconds_per_member": ratio_metric("seconds", "members"),
     "crps_fair": ratio_metric("crps_fair", "pixels"),
     "mae": ratio_metric("absolute_error", "pixels"),
+    "spread": root_metric("spread", "pixels"),
+    "rmse_of_mean": root_metric("squared_error_of_mean", "pixels"),
     "spread_skill": spread_skill,
+    "outliers": lambda sums: outliers(sums["ranks"]),
     "hss_of_mean": contingency_metric("mean_counts1", "hss"),
     "csi_of_mean": contingency_metric("mean_counts1", "csi"),
     "csi4_of_mean": contingency_metric("mean_counts4", "csi"),

@@ -8,13 +8,14 @@ the published PreDiff weights.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apps.nowcast.model.configs import AutoencoderConfig
+from apps.nowcast.model.published import AutoencoderOptions, autoencoder_config
 
 NORM_EPS = 1e-6
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -198,8 +199,16 @@ class AutoencoderKL(nn.Module):
     Latents are used as they are, without a scaling factor, and decoded frames are not clamped.
     """
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: AutoencoderConfig | None = None, **published: Unpack[AutoencoderOptions]) -> None:
+        """Sizes of our `config`, or by the names of PreDiff's configuration, see `apps.nowcast.model.published`.
+
+        Raises:
+            TypeError, ValueError: both, an unknown option, or one that this network cannot follow.
+        """
         super().__init__()
+        if config is not None and published:
+            raise TypeError(f"expected a config or PreDiff's options, got both: {', '.join(published)}")
+        config = autoencoder_config(published) if config is None else config
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)

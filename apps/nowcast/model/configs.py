@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -51,14 +52,37 @@ class AutoencoderConfig:
         return cls()
 
 
+def check_levels(target_shape: Sequence[int], depth: Sequence[int], base_units: int, num_heads: int) -> None:
+    """Check the levels of a cuboid network over frames (T, H, W, C).
+
+    Raises:
+        ValueError: no level, a height or width that cannot be halved often enough, or units that the heads do not
+            divide.
+    """
+    if not depth or min(depth) < 1:
+        raise ValueError(f"expected at least one attention block per level, got depth={depth}; correct it")
+    halvings = 2 ** (len(depth) - 1)
+    if any(size % halvings for size in target_shape[1:3]):
+        raise ValueError(
+            f"expected height and width divisible by {halvings} for {len(depth)} levels, got "
+            f"{tuple(target_shape[1:3])}; use fewer levels or other latents"
+        )
+    if base_units % num_heads or base_units % 2:
+        raise ValueError(
+            f"expected an even base_units divisible by num_heads={num_heads}, got {base_units}; change one of the two"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class UNetConfig:
     """Size of the UNet, and what it predicts. Shapes are (frames, height, width, latent channels).
 
     `depth` counts the cuboid blocks of each level; every level after the first halves height and width and doubles
-    the channels, from `base_units`. Group normalisation takes `norm_num_groups` groups where they divide the channels,
-    else one group per channel. Keep two channels or more to a group: alone in its group, a channel loses the constant
-    that the time embedding adds, and the level no longer sees the diffusion time.
+    the channels, from `base_units`. `dropout` is that of attention, feed-forward and the first projection,
+    `time_embed_dropout` that of the residual blocks which read the diffusion time. Group normalisation takes
+    `norm_num_groups` groups where they divide the channels, else one group per channel. Keep two channels or more to a
+    group: alone in its group, a channel loses the constant that the time embedding adds, and the level no longer sees
+    the diffusion time.
 
     Raises:
         ValueError: context and target that differ in more than their frames, a height or width that cannot be halved
@@ -74,6 +98,7 @@ class UNetConfig:
     time_embed_multiplier: int = 4
     norm_num_groups: int = 32
     prediction: Prediction = "noise"
+    time_embed_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.prediction not in get_args(Prediction):
@@ -83,19 +108,7 @@ class UNetConfig:
                 f"expected context and target frames of one shape, got {self.context_shape[1:]} and "
                 f"{self.target_shape[1:]}; only the number of frames may differ"
             )
-        if not self.depth or min(self.depth) < 1:
-            raise ValueError(f"expected at least one attention block per level, got depth={self.depth}; correct it")
-        halvings = 2 ** (len(self.depth) - 1)
-        if any(size % halvings for size in self.target_shape[1:3]):
-            raise ValueError(
-                f"expected height and width divisible by {halvings} for {len(self.depth)} levels, got "
-                f"{self.target_shape[1:3]}; use fewer levels or other latents"
-            )
-        if self.base_units % self.num_heads or self.base_units % 2:
-            raise ValueError(
-                f"expected an even base_units divisible by num_heads={self.num_heads}, got {self.base_units}; "
-                "change one of the two"
-            )
+        check_levels(self.target_shape, self.depth, self.base_units, self.num_heads)
 
     @property
     def frames(self) -> int:

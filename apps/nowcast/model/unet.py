@@ -7,11 +7,14 @@ features of the way down. Module names are those of the published PreDiff weight
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor, nn
 
 from apps.nowcast.model.configs import UNetConfig
 from apps.nowcast.model.cuboid import CuboidBlock, FrameUpsample, PatchMerge, PositionEmbedding
+from apps.nowcast.model.published import UNetOptions, unet_config
 from apps.nowcast.model.residual import ResidualBlock, TimeEmbedding
 
 
@@ -24,8 +27,16 @@ def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], remedy: st
 class CuboidTransformerUNet(nn.Module):
     """Predicts noise or v of latent target frames from the noisy frames, the diffusion time and the context frames."""
 
-    def __init__(self, config: UNetConfig) -> None:
+    def __init__(self, config: UNetConfig | None = None, **published: Unpack[UNetOptions]) -> None:
+        """Sizes of our `config`, or by the names of PreDiff's configuration, see `apps.nowcast.model.published`.
+
+        Raises:
+            TypeError, ValueError: both, an unknown option, or one that this network cannot follow.
+        """
         super().__init__()
+        if config is not None and published:
+            raise TypeError(f"expected a config or PreDiff's options, got both: {', '.join(published)}")
+        config = unet_config(published) if config is None else config
         self.config = config
         widths, shapes = config.level_channels, config.level_shapes
         dropout, groups = config.dropout, config.norm_num_groups
@@ -39,7 +50,9 @@ class CuboidTransformerUNet(nn.Module):
             )
 
         def time_blocks() -> nn.ModuleList:
-            return nn.ModuleList(ResidualBlock(width, width, groups, dropout, embedding) for width in widths)
+            return nn.ModuleList(
+                ResidualBlock(width, width, groups, config.time_embed_dropout, embedding) for width in widths
+            )
 
         self.first_proj = ResidualBlock(latent_channels + 1, config.base_units, groups, dropout)
         self.pos_embed = PositionEmbedding(config.base_units, shapes[0])

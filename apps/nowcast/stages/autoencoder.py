@@ -20,8 +20,10 @@ from torch import Tensor
 from apps.nowcast.data import Windows, draw_frames, generator
 from apps.nowcast.model import AutoencoderConfig
 from apps.nowcast.nowcaster import Codec, Precision, save_weights
-from core.fitting import FitConfig, fit
-from data_tools.progress import Report
+from apps.nowcast.stages.execution import Execution
+from core.distributed import Portion, rows_of
+from core.fitting import FitConfig
+from core.sharding import gathered
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,53 +42,79 @@ class AutoencoderStage:
     whole_frames: float = 0.2
     precision: Precision = "float32"
 
+    def sees_whole_frames(self, iteration: int) -> bool:
+        return iteration >= (1 - self.whole_frames) * self.fitting.iterations
 
-def train_autoencoder(stage: AutoencoderStage, windows: Windows, folder: Path, device: str, card: dict) -> Codec:
+    def count(self, iteration: int) -> int:
+        """Frames of a step: `batch` crops, or a quarter as many whole frames, which cost the same."""
+        return self.whole_frames_of(self.batch) if self.sees_whole_frames(iteration) else self.batch
+
+    @staticmethod
+    def whole_frames_of(batch: int) -> int:
+        """Whole frames of a step that otherwise sees so many crops."""
+        return max(1, batch // 4)
+
+
+def train_autoencoder(
+    stage: AutoencoderStage, windows: Windows, folder: Path, execution: Execution, card: dict
+) -> Codec:
     """Fit the autoencoder on single frames, measure the latents' scale, write `folder/autoencoder.safetensors`."""
+    device = execution.device
     torch.manual_seed(stage.seed)  # initial weights
     codec = Codec(stage.model).to(device)
+    for part in codec.autoencoder.children():
+        execution.prepare(part)
     identity = {"stage": stage, "data": windows.fingerprint}
 
-    def loss(iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
-        frames = _draw(stage, windows, iteration).to(device)
+    def loss(portion: Portion, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
+        count = stage.count(iteration)
+        rows, weight = rows_of(count, portion)
+        frames = _draw(stage, windows, iteration, rows).to(device)
         posterior = codec.autoencoder.encode(frames)
-        noise = torch.randn(posterior.mean.shape, generator=generator(stage.seed, iteration, 1)).to(device)
-        decoded = codec.autoencoder.decode(posterior.mean + torch.exp(0.5 * posterior.logvar) * noise).float()
+        noise = torch.randn((count, *posterior.mean.shape[1:]), generator=generator(stage.seed, iteration, 1))[rows]
+        decoded = codec.autoencoder.decode(posterior.mean + torch.exp(0.5 * posterior.logvar) * noise.to(device))
+        decoded = decoded.float()
         kl = posterior.kl().float().mean()
         absolute, squared = (decoded - frames).abs().mean(), (decoded - frames).square().mean()
         peaks = (F.max_pool2d(decoded, stage.peak_size) - F.max_pool2d(frames, stage.peak_size)).abs().mean()
-        return absolute + squared + stage.peak_weight * peaks + stage.kl_weight * kl, {
-            "mae": absolute.detach(),
-            "peaks": peaks.detach(),
-            "kl": kl.detach(),
+        total = absolute + squared + stage.peak_weight * peaks + stage.kl_weight * kl
+        return weight * total, {
+            "mae": weight * absolute.detach(),
+            "peaks": weight * peaks.detach(),
+            "kl": weight * kl.detach(),
         }
 
-    with Report("autoencoder", stage.fitting.iterations) as report:
-        fit(
-            codec,
-            loss,
-            stage.fitting,
-            folder / "autoencoder",
-            identity=identity,
-            report=report,
-            autocast=stage.precision,
-        )
-    codec.eval()
+    execution.fit(
+        "autoencoder",
+        codec,
+        loss,
+        stage.fitting,
+        folder / "autoencoder",
+        identity=identity,
+        precision=stage.precision,
+    )
+    codec = gathered(codec, lambda: Codec(stage.model).to(device)).eval()
     _normalise(codec, windows, stage.seed, device)
-    save_weights(folder / "autoencoder.safetensors", codec, "autoencoder", stage.model, card)
+    if execution.leads:
+        save_weights(folder / "autoencoder.safetensors", codec, "autoencoder", stage.model, card)
+    execution.fabric.barrier()  # the next stage reads it in every process
     return codec
 
 
-def _draw(stage: AutoencoderStage, windows: Windows, iteration: int) -> Tensor:
-    """Frames of one step: crops, or a quarter as many whole frames, which cost the same."""
-    if iteration >= (1 - stage.whole_frames) * stage.fitting.iterations:
-        return draw_frames(windows, max(1, stage.batch // 4), (stage.seed, iteration))
-    coarse = round(stage.coarse * stage.batch) if min(windows.frames.shape[2:]) >= 2 * stage.crop else 0
-    crops = draw_frames(windows, stage.batch - coarse, (stage.seed, iteration), stage.crop)
-    if not coarse:
-        return crops
-    large = draw_frames(windows, coarse, (stage.seed, iteration, 3), 2 * stage.crop)
-    return torch.cat([crops, large[..., ::2, ::2]])
+def _draw(stage: AutoencoderStage, windows: Windows, iteration: int, rows: slice) -> Tensor:
+    """These rows of the frames of one step: crops, the last of them coarse ones, or whole frames."""
+    key, count = (stage.seed, iteration), stage.count(iteration)
+    if stage.sees_whole_frames(iteration):
+        return draw_frames(windows, count, key, rows=rows)
+    coarse = round(stage.coarse * count) if min(windows.frames.shape[2:]) >= 2 * stage.crop else 0
+    fine = count - coarse
+    parts = []
+    if rows.start < fine:
+        parts.append(draw_frames(windows, fine, key, stage.crop, slice(rows.start, min(rows.stop, fine))))
+    if rows.stop > fine:
+        mine = slice(max(rows.start - fine, 0), rows.stop - fine)
+        parts.append(draw_frames(windows, coarse, (*key, 3), 2 * stage.crop, mine)[..., ::2, ::2])
+    return torch.cat(parts)
 
 
 @torch.no_grad()

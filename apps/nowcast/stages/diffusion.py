@@ -17,10 +17,13 @@ import core
 from apps.nowcast.data import Windows, generator
 from apps.nowcast.model import CuboidTransformerUNet, UNetConfig
 from apps.nowcast.nowcaster import Codec, Precision, save_weights, weights_hash
+from apps.nowcast.stages.execution import Execution
 from apps.nowcast.stages.latents import choose_pairs, encode_pairs
-from core.fitting import FitConfig, fit
+from apps.nowcast.stages.times import signal_of, stratified
+from core.distributed import Portion, rows_of
+from core.fitting import FitConfig
 from core.parametrizations import mixture_of
-from data_tools.progress import Report
+from core.sharding import gathered
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,42 +39,50 @@ class DiffusionStage:
 
 
 def train_diffusion(
-    stage: DiffusionStage, codec: Codec, windows: Windows, folder: Path, device: str, card: dict
+    stage: DiffusionStage, codec: Codec, windows: Windows, folder: Path, execution: Execution, card: dict
 ) -> CuboidTransformerUNet:
     """Fit the network, write its averaged weights to `folder/unet.safetensors`."""
-    latents = encode_pairs(
-        codec, windows, choose_pairs(windows, stage.variants, stage.seed), folder / "latents", device
-    )
+    device = execution.device
+    pairs = choose_pairs(windows, stage.variants, stage.seed)
+    latents = encode_pairs(codec, windows, pairs, folder / "latents", device, execution.fabric)
     torch.manual_seed(stage.seed)  # initial weights and dropout
     network = CuboidTransformerUNet(stage.model).to(device).train()
+    execution.prepare(network)
     schedule = core.DiscreteVP.scaled_linear()
     context = stage.model.context_shape[0]
     identity = {"stage": stage, "data": windows.fingerprint, "codec": weights_hash(codec)}
 
-    def loss(iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(portion: Portion, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
+        rows, weight = rows_of(stage.batch, portion)
         source = generator(stage.seed, iteration)
-        torch.manual_seed(int(torch.randint(2**62, (), generator=source)))  # dropout of this iteration
-        chosen = torch.randint(len(latents), (stage.batch,), generator=source)
+        dropout = int(torch.randint(2**62, (), generator=source))
+        chosen = torch.randint(len(latents), (stage.batch,), generator=source)[rows]
         clean = latents[chosen].float().to(device).movedim(1, -1)  # (B, T, h, w, C), the network's layout
-        noise = torch.randn(clean[:, context:].shape, generator=source).to(device)
-        strata = (torch.arange(stage.batch) + torch.rand(stage.batch, generator=source)) / stage.batch
-        steps = (strata * 1000).long().clamp(max=999)
-        signal, future = _signal(schedule, steps, clean), clean[:, context:]
+        shape = (stage.batch, *clean[0, context:].shape)
+        noise = torch.randn(shape, generator=source)[rows].to(device)
+        all_steps = stratified(stage.batch, source)
+        steps = all_steps[rows]
+        signal, future = signal_of(schedule, steps, clean), clean[:, context:]
         p, q = mixture_of(stage.model.prediction, signal)
+        torch.manual_seed(dropout + portion.index)  # dropout of this iteration
         predicted = network(signal.alpha * future + signal.sigma * noise, steps.to(device), clean[:, :context])
         error = (predicted.float() - (p * future + q * noise)).square().mean((1, 2, 3, 4))
-        late = error.detach()[steps < 200].mean() if bool((steps < 200).any()) else error.detach().mean()
-        return error.mean(), {"mse_below_200": late}
+        # The mean over portions of what each logs is the mean of the batch.
+        below = int((all_steps < 200).sum())
+        late = error.detach()[steps < 200].sum() * (portion.count / below) if below else weight * error.detach().mean()
+        return weight * error.mean(), {"mse_below_200": late}
 
-    with Report("diffusion", stage.fitting.iterations) as report:
-        fit(network, loss, stage.fitting, folder / "unet", identity=identity, report=report, autocast=stage.precision)
-    network.eval()
-    card = card | {"codec": weights_hash(codec)}
-    save_weights(folder / "unet.safetensors", network, "unet", stage.model, card)
+    execution.fit(
+        "diffusion",
+        network,
+        loss,
+        stage.fitting,
+        folder / "unet",
+        identity=identity,
+        precision=stage.precision,
+    )
+    network = gathered(network, lambda: CuboidTransformerUNet(stage.model).to(device)).eval()
+    if execution.leads:
+        save_weights(folder / "unet.safetensors", network, "unet", stage.model, card | {"codec": weights_hash(codec)})
+    execution.fabric.barrier()  # none ends before the one that writes
     return network
-
-
-def _signal(schedule: core.DiscreteVP, steps: Tensor, like: Tensor) -> core.Signal:
-    """The signal of integer network times, shaped to multiply a batch."""
-    shape = (-1, *(1,) * (like.ndim - 1))
-    return core.Signal(*(value.to(like).view(shape) for value in schedule((steps.double() + 1) / 1000)))

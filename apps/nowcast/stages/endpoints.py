@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from apps.inception import differentiable, load_inception
 from apps.nowcast.metrics import PerceptualDistance
 from apps.nowcast.nowcaster import Nowcaster
 from core.losses import MSE, Distance, EnsembleMean, FairCRPS, FeatureDistance, PerMember, Pooled, WeightedSum
@@ -15,9 +16,15 @@ from data_tools.cli import UserError
 DEFAULT_LOSS = {"teacher": "latent=1", "target": "crps=1,mse=0.5,crps8=0.1,features=0.12"}
 """Chosen on validation windows; see the model card."""
 
+NAMED_LOSSES = {"crps": "crps=1,crps8=0.1"}
+"""A single word that stands for several terms. The fair CRPS is least where the members are draws from the distribution
+of the future given the context: of pixels it asks that of each pixel alone, of maxima over squares also that members
+agree on where neighbouring cells are."""
+
 TERMS = (
     "latent (mean squared error of latents), mse and mean (of frames, per member and of the ensemble mean), "
-    "crps and crps2 .. crps16 (fair CRPS of frames and of max-pooled frames), features (perceptual distance)"
+    "crps and crps2 .. crps16 (fair CRPS of frames and of max-pooled frames), features (perceptual distance), "
+    "inception (squared difference of Inception's pool features)"
 )
 
 
@@ -69,14 +76,15 @@ class EndpointLoss:
 
 
 def parse_loss(text: str, nowcaster: Nowcaster, members: int) -> EndpointLoss:
-    """The loss of a line like `crps=1,crps8=0.5,features=0.05`.
+    """The loss of a line like `crps=1,crps8=0.5,features=0.05`, or of a single name of `NAMED_LOSSES`.
 
     Raises:
-        UserError: a term that is not known, a weight that is no number, an ensemble term with a single member.
+        UserError: a term that is not known, a weight that is no number, an ensemble term with a single member, or
+            Inception without its package or weights.
     """
     latent, terms = 0.0, []
-    perceptual = PerceptualDistance("efficientnet").to(next(nowcaster.parameters()).device) if "feat" in text else None
-    for part in text.split(","):
+    networks: list[nn.Module] = []
+    for part in NAMED_LOSSES.get(text.strip(), text).split(","):
         name, _, weight = (piece.strip() for piece in part.partition("="))
         try:
             value = float(weight or 1.0)
@@ -89,20 +97,41 @@ def parse_loss(text: str, nowcaster: Nowcaster, members: int) -> EndpointLoss:
         if name == "latent":
             latent = value
         else:
-            terms.append((value, _distance(name, members, perceptual)))
+            distance, network = _distance(name, members)
+            terms.append((value, distance))
+            networks += [] if network is None else [network.to(next(nowcaster.parameters()).device)]
     frames = WeightedSum(tuple(terms)) if terms else None
-    return EndpointLoss(nowcaster, members, latent, frames, () if perceptual is None else (perceptual,))
+    return EndpointLoss(nowcaster, members, latent, frames, tuple(networks))
 
 
-def _distance(name: str, members: int, net: PerceptualDistance | None) -> Distance:
+def _distance(name: str, members: int) -> tuple[Distance, nn.Module | None]:
+    """The distance of a term, and the frozen network inside where it has one."""
     if name == "mse":
-        return PerMember(MSE())
+        return PerMember(MSE()), None
     if name == "mean":
-        return EnsembleMean(MSE())
-    if name == "features" and net is not None:
-        return PerMember(FeatureDistance(net.features, net.name, as_images=lambda frames: frames.flatten(0, 1)))
+        return EnsembleMean(MSE()), None
+    if name == "features":
+        net = PerceptualDistance("efficientnet")
+        distance = FeatureDistance(net.features, net.name, as_images=lambda frames: frames.flatten(0, 1))
+        return PerMember(distance), net
+    if name == "inception":
+        return _inception()
     if name.startswith("crps") and name[4:] in {"", "2", "4", "8", "16"}:
         if members < 2:
             raise UserError(f"expected --members of 2 or more for the loss term {name}, got {members}")
-        return Pooled(FairCRPS(), int(name[4:])) if name[4:] else FairCRPS()
+        return Pooled(FairCRPS(), int(name[4:])) if name[4:] else FairCRPS(), None
     raise UserError(f"expected --loss terms among {TERMS}; got {name!r}")
+
+
+def _inception() -> tuple[Distance, nn.Module]:
+    """The papers' feature loss: frames are grey images, one each, and amplitude counts."""
+    network, called, _ = load_inception("--loss features=1")
+    network = network.eval().requires_grad_(False)
+    see = differentiable(network)
+    distance = FeatureDistance(
+        lambda images: (see(images),),
+        called,
+        normalised=False,
+        as_images=lambda frames: 2 * frames.flatten(0, 1)[:, None] - 1,
+    )
+    return PerMember(distance), network

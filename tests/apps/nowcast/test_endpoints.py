@@ -68,3 +68,40 @@ def test_gradients_reach_the_endpoint_and_stay_out_of_the_model(nowcaster: Nowca
 def test_unknown_terms_are_refused(nowcaster: Nowcaster, text: str) -> None:
     with pytest.raises(UserError, match="--loss"):
         parse_loss(text, nowcaster, members=2)
+
+
+def test_inception_without_its_package_names_what_to_take_instead(
+    nowcaster: Nowcaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apps.inception.installed", lambda: False)
+    with pytest.raises(UserError, match="pip install torch-fidelity; or take --loss features=1"):
+        parse_loss("inception=1", nowcaster, members=1)
+
+
+def test_inception_sees_each_frame_as_a_grey_image(nowcaster: Nowcaster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in that averages quarters of images in place of the network."""
+    shown: list[torch.Size] = []
+
+    class Quarters(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            shown.append(images.shape)
+            return torch.nn.functional.avg_pool2d(images, 16).flatten(1)
+
+    frozen = Quarters()
+    monkeypatch.setattr("apps.nowcast.stages.endpoints.load_inception", lambda instead: (frozen, "quarters", False))
+    monkeypatch.setattr("apps.nowcast.stages.endpoints.differentiable", lambda network: network)
+    loss = parse_loss("inception=2,mse=1", nowcaster, members=3)
+    assert loss.networks == (frozen,)
+    assert "quarters,plain" in loss.name
+    prediction = torch.randn(6, 3, 6, 8, 8, generator=GENERATOR).requires_grad_()
+    future = torch.rand(2, 6, 32, 32, generator=GENERATOR)
+    frames = nowcaster.decode(prediction)
+    repeated = future.repeat_interleave(3, 0)
+    means = [torch.nn.functional.avg_pool2d(2 * part - 1, 16) for part in (frames, repeated)]
+    expected = 2 * (means[0] - means[1]).square().mean() + (frames - repeated).square().mean()
+    value = loss(prediction, example(future))
+    torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
+    assert shown == [torch.Size([36, 1, 32, 32])] * 2
+    value.backward()
+    assert prediction.grad is not None
+    assert prediction.grad.abs().max() > 0

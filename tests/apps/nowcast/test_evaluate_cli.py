@@ -12,9 +12,12 @@ import pytest
 import torch
 
 import core
+from apps.nowcast.evaluate import main
+from apps.nowcast.evaluate_options import EvaluateOptions
 from apps.nowcast.nowcaster import Nowcaster
 from apps.nowcast.stages.solver import SolverStage, build_corrected
 from core.fitting import FitConfig
+from data_tools.split_files import Part, Split, Window, write_split
 from data_tools.store import EventStore
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -101,6 +104,7 @@ def test_table_picture_and_comparison_are_shown(evaluated: tuple) -> None:
     for text in ("HSS", "CSI-16", "persistence", "SpanLift", "minus ddim-5", "3 events"):
         assert text in done.stdout
     assert (folder / "e.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "e-calibration.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_existing_outputs_are_kept_unless_told(run_cli: Run, evaluated: tuple) -> None:
@@ -111,6 +115,15 @@ def test_existing_outputs_are_kept_unless_told(run_cli: Run, evaluated: tuple) -
     assert refused.returncode == 2
     assert "--overwrite" in refused.stderr
     assert (folder / "e.json").read_bytes() == before
+
+
+def test_listed_windows_are_those_that_are_scored(tiny_store: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """A list counts, whatever split the store has its events in."""
+    chosen = Part(13, 13, (Window("train-1", 0), Window("test-0", 0)))
+    write_split(tmp_path / "split.json", Split("mine", {"test": chosen}))
+    places = {"data": str(tiny_store), "model": str(tiny_model), "windows": str(tmp_path / "split.json")}
+    main(EvaluateOptions(**places, methods="persistence", members=1, json=str(tmp_path / "e.json")))
+    assert json.loads((tmp_path / "e.json").read_text())["events"] == 2
 
 
 @pytest.mark.parametrize(
@@ -124,6 +137,7 @@ def test_existing_outputs_are_kept_unless_told(run_cli: Run, evaluated: tuple) -
         (["--members", "0"], "--members of at least 1"),
         (["--split", "elsewhere"], "split"),
         (["--weights", "nowhere.pth"], "nowhere.pth"),
+        (["--windows", "nowhere.json"], "nowhere.json"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

@@ -11,15 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from apps.nowcast.model import AutoencoderConfig, AutoencoderKL, CuboidTransformerUNet, UNetConfig
+from apps.nowcast.model import (
+    AlignmentConfig,
+    AlignmentNetwork,
+    AutoencoderConfig,
+    AutoencoderKL,
+    CuboidTransformerUNet,
+    UNetConfig,
+)
 from apps.nowcast.model.residual import sinusoids
 
 
 def build(kind: str, device: str) -> nn.Module:
-    """The paper's autoencoder or UNet on a device; `meta` costs no memory."""
+    """The paper's autoencoder, alignment network or UNet on a device; `meta` costs no memory."""
     with torch.device(device):
         if kind == "vae":
             return AutoencoderKL(AutoencoderConfig.prediff())
+        if kind == "alignment":
+            return AlignmentNetwork(AlignmentConfig.prediff())
         return CuboidTransformerUNet(UNetConfig.prediff())
 
 
@@ -58,7 +67,10 @@ def check(values: Tensor, mean: float, std: float | None, first: list[float], la
         assert flat.std(correction=0).item() == pytest.approx(std, rel=rtol, abs=2e-11)
 
 
-@pytest.mark.parametrize(("kind", "parameters", "entries"), [("unet", 136_817_538, 688), ("vae", 84_499_393, 248)])
+@pytest.mark.parametrize(
+    ("kind", "parameters", "entries"),
+    [("unet", 136_817_538, 688), ("vae", 84_499_393, 248), ("alignment", 8_937_033, 125)],
+)
 def test_state_dict_has_the_published_keys(kind: str, parameters: int, entries: int, shared: Path) -> None:
     module = build(kind, "meta")
     state = module.state_dict()
@@ -107,6 +119,15 @@ def test_small_unet_values() -> None:
         last=[4.973295766334, 4.168483859323, 1.241210713383],
         rtol=1e-9,
     )
+
+
+def test_alignment_network_values() -> None:
+    network = fill(build("alignment", "cpu"))
+    with torch.no_grad():
+        means = network(wave(torch.sin, 0.013, 2, 6, 16, 16, 64), torch.tensor([7, 500]))
+    assert means.shape == (2, 6, 1)
+    first = [0.285415617020, 0.279504261120, 0.286115590701]
+    check(means, 0.283220004975, 0.002789056049, first, [0.281686576718], rtol=1e-9)
 
 
 @pytest.mark.slow

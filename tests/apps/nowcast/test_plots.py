@@ -16,7 +16,7 @@ from rich.console import Console
 
 from apps.nowcast.metrics import Estimate
 from apps.nowcast.plots import COLOUR_SCALES, plot_nowcasts
-from apps.nowcast.table import COLUMNS, TABLE_WIDTH, Row, best_few_step, evaluation_as_json, score_table
+from apps.nowcast.table import COLUMNS, TABLE_WIDTH, Column, Row, best_few_step, evaluation_as_json, score_table
 from data_tools.quantities import QUANTITIES
 
 
@@ -134,9 +134,10 @@ def rows() -> list[Row]:
 
 
 def test_the_best_few_step_method_respects_the_metrics_direction():
-    assert best_few_step(rows(), "hss") == 4
-    assert best_few_step(rows(), "crps") == 3
-    assert best_few_step(rows(), "lpips") is None
+    assert best_few_step(rows(), "hss", COLUMNS["hss"]) == 4
+    assert best_few_step(rows(), "crps", COLUMNS["crps"]) == 3
+    assert best_few_step(rows(), "lpips", COLUMNS["lpips"]) is None
+    assert best_few_step(rows(), "hss", Column("near 0.62", 3, True, 0.62)) == 3
 
 
 def test_the_table_shows_values_intervals_and_gaps():

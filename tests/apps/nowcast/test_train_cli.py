@@ -87,6 +87,19 @@ def test_a_killed_training_ends_like_one_that_was_not(
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_two_processes_train_one_solver(run_cli: Run, tiny_store: Path, tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lightning_fabric", reason="needs spanlift[distributed]")
+    pytest.importorskip("tensorboard", reason="needs spanlift[tensorboard]")
+    how = ["--devices", "2", "--activation_checkpointing", "--tensorboard"]
+    options = ["--supervision", "target", "--loss", "mse=1", "--iterations", "2", *how]
+    done = run_cli("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path / "s"), *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("training windows of 13 frames") == done.stderr.count("wrote ") == 1
+    assert core.load(tmp_path / "s").card.extra["command"].keys().isdisjoint({"devices", "tensorboard"})
+    assert len((tmp_path / "s/run/log.jsonl").read_text().splitlines()) == 2
+    assert list((tmp_path / "s/run/tensorboard").iterdir())
+
+
 def test_another_run_in_the_same_folder_is_refused(
     run_cli: Run, tiny_store: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

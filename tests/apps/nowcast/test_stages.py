@@ -1,0 +1,126 @@
+"""Every stage of training: the same gradient in several passes, with less memory, on two processes and cut over them;
+killed at any moment it ends as one that was not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[3]
+Start = Callable[..., tuple[int, float]]
+"""(folder, stage, seconds to live, how it is executed) -> exit status of the run in that folder, seconds it took."""
+STAGES = {
+    "autoencoder": ("autoencoder", "autoencoder.safetensors"),
+    "diffusion": ("unet", "unet.safetensors"),
+    "alignment": ("alignment", "alignment.safetensors"),
+    "teacher": ("run", "solver.safetensors"),
+    "target": ("run", "solver.safetensors"),
+}
+"""Folder of the checkpoint and log, and the weights that are written."""
+OF_THE_MODEL = ["autoencoder", "diffusion", "alignment"]
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Start]:
+    pytest.importorskip("lightning_fabric", reason="needs spanlift[distributed]")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    command = [sys.executable, str(ROOT / "tests/apps/nowcast/stage_runs.py")]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True, cwd=ROOT, env=environment) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
+
+        def run(folder: Path, stage: str, seconds: float | None = None, **how: Any) -> tuple[int, float]:
+            print(json.dumps({"stage": stage, **how}), folder, file=server.stdin, flush=True)
+            process = int(server.stdout.readline())
+            began = time.monotonic()
+            if seconds is not None:
+                time.sleep(seconds)
+                with contextlib.suppress(ProcessLookupError):  # it has ended
+                    os.killpg(process, signal.SIGKILL)
+            return int(server.stdout.readline()), time.monotonic() - began
+
+        yield run
+        server.stdin.close()
+
+
+def gradient(folder: Path, stage: str) -> dict[str, Tensor]:
+    """Of the first iteration, clipped: Adam's first moment is a tenth of it."""
+    state = torch.load(folder / STAGES[stage][0] / "checkpoint.pt", weights_only=True)["optimizer"]["state"]
+    return {str(index): 10 * moments["exp_avg"] for index, moments in state.items()}
+
+
+def assert_same_gradient(start: Start, tmp_path: Path, stage: str, **how: Any) -> None:
+    assert start(tmp_path / "one", stage, first=True)[0] == 0
+    assert start(tmp_path / "other", stage, first=True, **how)[0] == 0
+    one, other = (gradient(tmp_path / name, stage) for name in ("one", "other"))
+    largest = max(value.abs().max().item() for value in one.values())
+    assert largest > 1e-2
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=0, atol=2e-6 * largest)
+    logs = [json.loads((tmp_path / name / STAGES[stage][0] / "log.jsonl").read_text()) for name in ("one", "other")]
+    assert logs[1]["loss"] == pytest.approx(logs[0]["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_in_passes_have_the_gradient_of_one(start: Start, tmp_path: Path, stage: str) -> None:
+    passes = 2 if stage in OF_THE_MODEL else 1  # of three windows
+    assert_same_gradient(start, tmp_path, stage, processes=2, passes=passes)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_passes_that_forget_activations_have_the_gradient_of_one(start: Start, tmp_path: Path, stage: str) -> None:
+    assert_same_gradient(start, tmp_path, stage, passes=3, rematerialise=True)
+
+
+@pytest.mark.parametrize("stage", OF_THE_MODEL)
+def test_a_model_cut_over_processes_has_the_gradient_of_one(start: Start, tmp_path: Path, stage: str) -> None:
+    assert_same_gradient(start, tmp_path, stage, processes=2, passes=2, rematerialise=True, sharded=True)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_killed_again_and_again_ends_as_one_that_was_not(start: Start, tmp_path: Path, stage: str) -> None:
+    """In whatever it does: encoding, the teacher's rollouts, the training, its checkpoint and log."""
+    status, seconds = start(tmp_path / "whole", stage)
+    assert status == 0
+    moments = random.Random(stage)
+    statuses = [start(tmp_path / "killed", stage, moments.uniform(0.1, 0.9) * seconds)[0] for _ in range(2)]
+    assert signal.SIGKILL in statuses
+    assert start(tmp_path / "killed", stage)[0] == 0
+    run, weights = STAGES[stage]
+    expected, got = (load_file(tmp_path / name / weights) for name in ("whole", "killed"))
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+    logs = [(tmp_path / name / run / "log.jsonl").read_text() for name in ("whole", "killed")]
+    assert logs[0] == logs[1]
+    assert len(logs[0].splitlines()) == 6
+
+
+def test_a_run_that_was_cut_goes_on_whole(start: Start, tmp_path: Path) -> None:
+    """Checkpoints hold whole tensors: the first iteration on two processes, the others on one."""
+    shared = {"processes": 2, "sharded": True}
+    assert start(tmp_path / "cut", "diffusion", stops_at=2, **shared)[0] == 0
+    assert not (tmp_path / "cut/unet.safetensors").exists()
+    assert start(tmp_path / "cut", "diffusion")[0] == 0
+    assert start(tmp_path / "whole", "diffusion")[0] == 0
+    logs = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "unet/log.jsonl").read_text().splitlines()]
+        for name in ("cut", "whole")
+    ]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-3)
+    assert logs[0][2:] != logs[0][:-2]
