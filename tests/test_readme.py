@@ -9,31 +9,47 @@ from pathlib import Path
 
 import pytest
 
-from apps.imagegen import benchmark, convert, sample, train_model
+from apps.imagegen import benchmark, convert, sample, train_features, train_model
 from apps.imagegen import evaluate as evaluate_images
 from apps.imagegen import train_options as train_images
+from apps.nowcast import convert as convert_prediff
 from apps.nowcast.evaluate import EvaluateOptions
 from apps.nowcast.train import TrainOptions
 from apps.solvers.compare import CompareOptions
 from apps.solvers.statistics import StatisticsOptions
-from data_tools import ingest, storms
+from data_tools import convert as convert_sevir
+from data_tools import download, ingest, inspect, splits, stats, storms
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
 CARD = (ROOT / "apps/nowcast/assets/mini/MODEL_CARD.md").read_text()
+IMAGE_CARD = (ROOT / "apps/imagegen/assets/MODEL_CARD.md").read_text()
 OPTIONS = {
     "apps.imagegen.benchmark": benchmark.BenchmarkOptions,
     "apps.imagegen.convert": convert.Options,
     "apps.imagegen.evaluate": evaluate_images.EvaluateOptions,
     "apps.imagegen.sample": sample.SampleOptions,
     "apps.imagegen.train": train_images.TrainOptions,
+    "apps.imagegen.train_features": train_features.TrainFeaturesOptions,
     "apps.imagegen.train_model": train_model.TrainModelOptions,
     "apps.nowcast.evaluate": EvaluateOptions,
     "apps.nowcast.train": TrainOptions,
     "apps.solvers.compare": CompareOptions,
     "apps.solvers.statistics": StatisticsOptions,
+    "apps.nowcast.convert": convert_prediff.ConvertOptions,
+    "data_tools.convert": convert_sevir.Options,
+    "data_tools.download": download.Options,
     "data_tools.ingest": ingest.Options,
+    "data_tools.inspect": inspect.Options,
+    "data_tools.splits": splits.Options,
+    "data_tools.stats": stats.Options,
     "data_tools.storms": storms.Options,
+}
+
+CONFIGS = {
+    "apps.imagegen.train": ROOT / "apps/imagegen/configs",
+    "apps.nowcast.evaluate": ROOT / "apps/nowcast/configs/evaluate",
+    "apps.nowcast.train": ROOT / "apps/nowcast/configs",
 }
 
 
@@ -59,10 +75,12 @@ def test_its_python_runs_and_prints_what_it_says(code: str) -> None:
 
 
 def test_its_commands_and_options_exist() -> None:
-    commands = re.findall(r"python -m ([\w.]+)((?: [^\n`#]*)?)", TEXT + CARD)
+    commands = re.findall(r"python -m ([\w.]+)((?: [^\n`#]*)?)", TEXT + CARD + IMAGE_CARD)
     assert len(commands) > 8
     for module, arguments in commands:
-        known = set(OPTIONS[module].__dataclass_fields__)
+        known = {*OPTIONS[module].__dataclass_fields__, "config"}
+        for name in re.findall(r"--config ([\w-]+)", arguments):
+            assert (CONFIGS[module] / f"{name}.yaml").is_file(), f"{module} has no configuration {name}"
         for option in re.findall(r"--(\w+)", arguments):
             assert option in known, f"{module} has no --{option}"
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from apps.imagegen.evaluation import own_reference
 from apps.imagegen.features import FeatureName
 from apps.imagegen.models import ARCHITECTURES, ImageModel, Precision, image_model, load_model
 from apps.imagegen.models.files import check_precision, shipped
-from apps.imagegen.processes import launch
 from apps.imagegen.published import Published, load_published
+from apps.imagegen.tables.ingredients import folder_of
 from apps.imagegen.tables.lines import SPECS, Spec
 from apps.imagegen.tables.overhead import OverheadRecipe, fill_overhead
 from apps.imagegen.tables.plot import plot_table
@@ -20,6 +21,7 @@ from apps.imagegen.tables.quality import Bench, QualityRecipe, fill_quality
 from apps.imagegen.tables.span import SpanRecipe, fill_span
 from apps.imagegen.tables.store import Store
 from apps.imagegen.tables.table import Filled, screen_table, write
+from apps.processes import check_device
 from core.names import nearest
 from data_tools.cli import UserError, check_outputs, console, joined, run
 
@@ -41,25 +43,28 @@ class BenchmarkOptions:
         table: which; --list shows them.
         model: shipped model, file of train_model or convert; for overhead also the name of an architecture, whose
             weights are then random. By default that of the table.
-        solvers: folder of trained solvers, KEY-nfeN each, as the commands for missing cells make them.
+        solvers: folder of trained solvers, KEY-nfeN each, as the commands for missing cells make them; by default one
+            for each model, out/solvers/NAME-IDENTITY.
         nfe: comma-separated numbers of network calls; by default the table's.
         samples: images of a block (distances), or over all (out-of-span).
         blocks: blocks of images that intervals are over.
         seed: of the first image.
         features: network that looks at images; see apps.imagegen.evaluate.
-        reference: what distances are to: digits, a folder, an npz of images or of mu and sigma.
+        reference: what distances are to: digits, a folder, an npz of images or of mu and sigma; by default the digits,
+            for a model that learned from them.
         batch: images at once; in the overhead table those that throughput is measured with.
         repeats: timed runs of each kind in the overhead table; 0 times nothing.
         device: cpu, cuda, cuda:1, ...
         precision: of the network; the state stays in float32.
         out: folder of cells and tables. Cells that are finished there are kept when the command is started again.
-        json: file of the table; TABLE.json in the folder by default.
+        json: file of the table; an existing one needs --overwrite, but for the default one, TABLE.json in the folder.
+        overwrite: replace a file that exists.
         list: show the tables and end.
     """
 
     table: str = "digits"
     model: str | None = None
-    solvers: str = "out/solvers"
+    solvers: str | None = None
     nfe: str | None = None
     samples: int = 1000
     blocks: int = 3
@@ -72,6 +77,7 @@ class BenchmarkOptions:
     precision: Precision = "float32"
     out: str = "out/benchmark"
     json: str | None = None
+    overwrite: bool = False
     list: bool = False
 
 
@@ -95,13 +101,16 @@ def main(options: BenchmarkOptions) -> None:
     out = Path(options.out)
     path = Path(options.json) if options.json else out / f"{options.table}.json"
     csv, picture = (out / f"{options.table}.{kind}" for kind in ("csv", "png"))
+    if path.suffix != ".json":
+        raise UserError(f"expected --json to end in .json, got {path}; change its name")
     check_outputs([path, csv, picture, out / "cells" / "cell"], overwrite=True)
-    launch(options.device, 1)
+    check_outputs([path], options.overwrite or options.json is None)
+    check_device(options.device)
     try:
         filled = _filled(options, Store(out / "cells"), load_published())
     except (ValueError, FloatingPointError) as error:
         raise UserError(str(error)) from error
-    settings = {key: value for key, value in asdict(options).items() if key not in {"out", "json", "list"}}
+    settings = {key: value for key, value in asdict(options).items() if key not in {"out", "json", "overwrite", "list"}}
     write(filled, settings, path, csv)
     plot_table(filled, picture)
     _show(filled)
@@ -119,12 +128,13 @@ def _filled(options: BenchmarkOptions, store: Store, published: Published) -> Fi
         name = options.model or "digits"
         model = load_model(name, options.device, options.precision)
         recipe = SpanRecipe(options.samples, options.batch or 32, options.seed)
-        return fill_span(model, name, options.solvers, nfe, recipe, store, published)
+        return fill_span(model, name, options.solvers or folder_of(model), nfe, recipe, store, published)
     spec = SPECS[options.table]
     counts = _counts(options, spec.nfe)
     name = options.model or spec.model
     bench, lacking = _bench(options, spec)
-    return fill_quality(options.table, spec, bench, name, options.solvers, counts, store, published, lacking)
+    folder = options.solvers or ("" if bench is None else folder_of(bench.model))
+    return fill_quality(options.table, spec, bench, name, folder, counts, store, published, lacking)
 
 
 def _bench(options: BenchmarkOptions, spec: Spec) -> tuple[Bench | None, str]:
@@ -138,8 +148,8 @@ def _bench(options: BenchmarkOptions, spec: Spec) -> tuple[Bench | None, str]:
         return None, f"{convert} && {again} {spec.model}.safetensors --reference IMAGES"
     name = options.model or spec.model
     model = load_model(name, options.device, options.precision)
-    reference = options.reference or (spec.reference if model.channels == 1 else "")
-    if not reference:
+    reference = options.reference or own_reference(model)
+    if reference is None:
         return None, f"{again} {name} --reference IMAGES"
     recipe = QualityRecipe(options.samples, options.blocks, options.seed)
     return Bench(model, reference, options.features, recipe, options.batch or 128), ""

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Any
-
-import torch
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from apps.imagegen.data import Split
 from apps.imagegen.evaluation import (
@@ -23,24 +14,20 @@ from apps.imagegen.evaluation import (
     Scored,
     check_seeds,
     load_reference,
-    over_blocks,
     own_reference,
 )
 from apps.imagegen.features import FeatureName, Features, build_features
 from apps.imagegen.methods import DEFAULT_NFE, MethodOptions
 from apps.imagegen.metrics import save_moments
 from apps.imagegen.models import ImageModel, Precision, load_model
-from apps.imagegen.pictures import enlarged, tiled, write_png
-from apps.imagegen.processes import launch
+from apps.imagegen.report import show, write
 from apps.imagegen.sampling import Sampler, build_sampler, shipped_samplers
 from apps.imagegen.solvers import is_trained
-from core.fitting import write_atomically
-from core.intervals import Interval
+from apps.processes import check_device
 from data_tools.cli import UserError, check_outputs, console, joined, progress_bar, run
 
 DEFAULT_JSON = "out/images.json"
 DEFAULT_SOLVER = "ipndm"
-TABLE_WIDTH = 100
 PICTURED = 12
 
 
@@ -103,10 +90,10 @@ def main(options: EvaluateOptions) -> None:
         UserError: model, solver, reference, numbers or outputs are not what they should be.
     """
     _check(options)
-    _, device = launch(options.device, 1)
-    model = load_model(options.model, device, options.precision)
+    check_device(options.device)
+    model = load_model(options.model, options.device, options.precision)
     samplers = _samplers(options, model)
-    features = build_features(options.features, model.channels, device)
+    features = build_features(options.features, model.channels, options.device)
     try:
         reference = _reference(options, model, features)
         evaluator = Evaluator(
@@ -115,8 +102,10 @@ def main(options: EvaluateOptions) -> None:
         scored = _score(evaluator, samplers)
     except (ValueError, FloatingPointError) as error:
         raise UserError(str(error)) from error
-    _show(evaluator, scored)
-    _write(options, evaluator, scored)
+    show(evaluator, scored)
+    numbers, picture = options.paths
+    write(evaluator, scored, numbers, picture)
+    console.print(f"wrote {numbers} and {picture} (one row a method, the same seeds)", highlight=False)
 
 
 def _check(options: EvaluateOptions) -> None:
@@ -186,100 +175,6 @@ def _score(evaluator: Evaluator, samplers: Sequence[Sampler]) -> list[Scored]:
             task = bar.add_task(sampler.label, total=evaluator.blocks * evaluator.samples, note="")
             scored.append(evaluator.score(sampler, lambda done, task=task: bar.advance(task, done)))
     return scored
-
-
-def compare(scored: Sequence[Scored]) -> list[tuple[Scored, Scored, Interval]]:
-    """(method, the first of as many calls, its distance minus that one's, paired by block); below 0 it is better."""
-    found = []
-    for _, group in groupby(scored, key=lambda one: one.sampler.nfe):
-        first, *others = group
-        found += [(one, first, over_blocks(one.fd - first.fd)) for one in others]
-    return found
-
-
-def _show(evaluator: Evaluator, scored: Sequence[Scored]) -> None:
-    name, reference = evaluator.features.distance, evaluator.reference
-    table = Table(title=f"{evaluator.model.name}: {name} to {reference.name}", box=SIMPLE_HEAD)
-    for heading in ("method", "NFE"):
-        table.add_column(heading, no_wrap=True)
-    for heading in (f"{name} [95 %]", "precision", "recall", "ms/image"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    images = evaluator.blocks * evaluator.samples
-    for one in scored:
-        shares = [f"{float(v.mean()):.3f}" if v is not None else "-" for v in map(one.neighbours, NAMES)]
-        cells = [
-            one.sampler.name,
-            str(one.nfe),
-            _shown(over_blocks(one.fd)),
-            *shares,
-            f"{1e3 * one.seconds / images:.2f}",
-        ]
-        table.add_row(*cells)
-    out = Console()
-    out = out if out.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)  # a pipe has 80 columns
-    out.print(table)
-    for one, first, difference in compare(scored):
-        line = f"{one.sampler.label} minus {first.sampler.label}: {_shown(difference, '+')}"
-        out.print(line, highlight=False)
-    interval = "Student's t over blocks" if evaluator.blocks > 1 else "none, for there is one block"
-    out.print(
-        f"features: {evaluator.features.name}; {evaluator.blocks} blocks of {evaluator.samples} images, the same seeds "
-        f"for all; intervals: {interval}. Distances grow with fewer images: compare equal numbers.",
-        highlight=False,
-    )
-
-
-NAMES = ("precision", "recall")
-
-
-def _shown(found: Interval, sign: str = "") -> str:
-    mean, low, high = (f"{value:{sign}.3g}" for value in found)
-    return mean if math.isnan(found.low) else f"{mean} \\[{low}, {high}]"  # rich reads bare brackets as markup
-
-
-def _write(options: EvaluateOptions, evaluator: Evaluator, scored: Sequence[Scored]) -> None:
-    numbers, picture = options.paths
-    reference = evaluator.reference
-    source = {"name": reference.name, "images": reference.images, "fingerprint": reference.fingerprint or None}
-    content = {
-        "model": {"name": evaluator.model.name, "identity": evaluator.model.identity},
-        "reference": source,
-        "distance": evaluator.features.distance,
-        "interval": "student-t over blocks" if evaluator.blocks > 1 else None,
-        "rows": [_row(evaluator, one) for one in scored],
-        "comparisons": [
-            {"method": one.sampler.label, "reference": first.sampler.label, "fd": _as_json(difference)}
-            for one, first, difference in compare(scored)
-        ],
-    }
-    write_atomically(numbers, lambda path: path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n"))
-    pictured = torch.cat([one.pictured for one in scored]).numpy()
-    write_png(picture, enlarged(tiled(pictured, columns=len(scored[0].pictured))))
-    console.print(f"wrote {numbers} and {picture} (one row a method, the same seeds)", highlight=False)
-
-
-def _row(evaluator: Evaluator, one: Scored) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "method": one.sampler.name,
-        "trained": one.sampler.trained,
-        "nfe": one.nfe,
-        "afs": one.sampler.afs,
-        "samples": evaluator.samples,
-        "blocks": evaluator.blocks,
-        "seed": evaluator.seed,
-        "features": evaluator.features.name,
-        "fd": _as_json(over_blocks(one.fd)),
-        "fd_blocks": one.fd.tolist(),
-    }
-    for name in NAMES:
-        values = one.neighbours(name)
-        row[name] = None if values is None else float(values.mean())
-        row[f"{name}_ci95"] = None if values is None else _as_json(over_blocks(values))["ci95"]
-    return {**row, "seconds": one.seconds}
-
-
-def _as_json(found: Interval) -> dict[str, Any]:
-    return {"value": found.mean, "ci95": None if math.isnan(found.low) else [found.low, found.high]}
 
 
 if __name__ == "__main__":

@@ -7,14 +7,6 @@ FD-digits: fit for comparing methods with one another, never to be set beside a 
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import importlib.util
-import io
-import os
-import tempfile
-import urllib.error
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
@@ -23,19 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from apps.backbones import IMAGENET_MEAN, IMAGENET_STD, efficientnet_lite0, read_tensors
+from apps.backbones import IMAGENET_MEAN, IMAGENET_STD, efficientnet_lite0
 from apps.imagegen.classifier import FEATURES, load_classifier
+from apps.inception import at_hand, load_inception
 from core.frozen import fingerprint
 from data_tools.cli import UserError, console
 
 FeatureName = Literal["auto", "efficientnet", "inception", "digits"]
-
-INCEPTION_VARIABLE = "SPANLIFT_INCEPTION_WEIGHTS"
-"""Environment variable with the path of torch-fidelity's Inception weights."""
-INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
-INCEPTION_HASH = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""The file's SHA-256; with other weights the distance is not called FID."""
 
 DIGIT_WEIGHTS = Path(__file__).parent / "assets" / "digits-features.safetensors"
 EFFICIENTNET_SIDE = 224
@@ -114,7 +100,7 @@ def build_features(name: FeatureName, channels: int, device: str | torch.device 
     """
     chosen = name
     if name == "auto":
-        chosen = "digits" if channels == 1 else ("inception" if _inception_at_hand() else "efficientnet")
+        chosen = "digits" if channels == 1 else ("inception" if at_hand() else "efficientnet")
     if chosen == "digits" and channels != 1:
         raise UserError(f"expected grey images for the features of digits, got {channels} channels; choose others")
     features = {"digits": _digits, "inception": _inception, "efficientnet": _efficientnet}[chosen](torch.device(device))
@@ -146,90 +132,11 @@ def _efficientnet(device: torch.device) -> Features:
     return NetworkFeatures("EfficientNet-lite0", "FD-EfficientNet", 1280, network, describe, 3)
 
 
-def load_inception() -> tuple[nn.Module, str, bool]:
-    """torch-fidelity's Inception on the CPU, what it is called, and whether its weights are the genuine ones.
-
-    Raises:
-        UserError: no package, or no weights and no way to download them.
-    """
-    _torch_fidelity_or_error()
-    path = _inception_weights() or _download_inception()
-    network = _fidelity_network(path)
-    genuine = hashlib.sha256(path.read_bytes()).hexdigest() == INCEPTION_HASH
-    name = "Inception 2015-12-05 (torch-fidelity)" if genuine else f"Inception with weights {path.name}"
-    return network, name, genuine
-
-
 def _inception(device: torch.device) -> Features:
-    network, name, genuine = load_inception()
+    network, name, genuine = load_inception("--features efficientnet")
     network = network.to(device)
 
     def describe(images: Tensor) -> Tensor:
         return network(images)[0]
 
     return NetworkFeatures(name, "FID" if genuine else "FD-Inception", 2048, network, describe, 3)
-
-
-def _torch_fidelity_installed() -> bool:
-    return importlib.util.find_spec("torch_fidelity") is not None
-
-
-def _torch_fidelity_or_error() -> None:
-    if not _torch_fidelity_installed():
-        raise UserError(
-            "expected the package torch-fidelity, which holds Inception's graph; pip install torch-fidelity"
-        )
-
-
-def _inception_at_hand() -> bool:
-    return _torch_fidelity_installed() and _inception_weights() is not None
-
-
-def _cached() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-
-
-def _inception_weights() -> Path | None:
-    """The file of the variable, else what torch has cached."""
-    given = os.environ.get(INCEPTION_VARIABLE)
-    if given:
-        return Path(given)
-    return _cached() if _cached().is_file() else None
-
-
-def _download_inception() -> Path:
-    path = _cached()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    console.print(f"downloading {INCEPTION_URL}", highlight=False)
-    try:
-        torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix=INCEPTION_HASH)
-    except (OSError, urllib.error.URLError, RuntimeError) as error:
-        raise UserError(
-            f"expected Inception's weights, found none at {path} and could not download them ({error}); "
-            f"give the file {INCEPTION_FILE} with {INCEPTION_VARIABLE}, or use --features efficientnet"
-        ) from None
-    return path
-
-
-def _fidelity_network(path: Path) -> nn.Module:
-    """torch-fidelity's Inception with the weights of a file.
-
-    It unpickles what it is given, so it is given a copy that we wrote of nothing but the file's tensors.
-    """
-    tensors = read_tensors(path)
-    if not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise UserError(f"expected plain tensors in {path}, got something else; give torch-fidelity's weights")
-    from torch_fidelity.feature_extractor_inceptionv3 import (  # pyright: ignore[reportMissingImports]
-        FeatureExtractorInceptionV3,
-    )
-
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        copy = Path(folder) / "weights.pth"
-        torch.save(tensors, copy)
-        try:
-            return FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(copy)
-            )
-        except RuntimeError:
-            raise UserError(f"expected torch-fidelity's Inception weights, got other layers in {path}") from None

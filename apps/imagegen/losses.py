@@ -24,8 +24,9 @@ from torch.nn import functional as F
 
 from apps.backbones import IMAGENET_MEAN, IMAGENET_STD, efficientnet_lite0, read_tensors
 from apps.imagegen.classifier import load_classifier
-from apps.imagegen.features import DIGIT_WEIGHTS, EFFICIENTNET_SIDE, load_inception
+from apps.imagegen.features import DIGIT_WEIGHTS, EFFICIENTNET_SIDE
 from apps.imagegen.models import ImageModel
+from apps.inception import differentiable, load_inception
 from core.losses import LPIPS, MSE, Distance, FeatureDistance, WeightedSum
 from core.supervision import Example
 from data_tools.cli import UserError
@@ -115,40 +116,9 @@ def _features(model: ImageModel) -> tuple[Distance, nn.Module | None]:
 
 
 def _inception(model: ImageModel) -> tuple[Distance, nn.Module | None]:
-    if importlib.util.find_spec("torch_fidelity") is None:
-        raise UserError(
-            "expected the package torch-fidelity for the loss inception: pip install torch-fidelity; "
-            "or take --loss features=1"
-        )
-    network, name, _ = load_inception()
+    network, name, _ = load_inception("--loss features=1")
     network = network.to(model.device).eval().requires_grad_(False)
     return _plain(differentiable(network), name), network
-
-
-def differentiable(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Images (B, 1 or 3, H, W) in [-1, 1] -> pool features (B, 2048) of torch-fidelity's Inception, with gradients.
-
-    The network takes whole numbers alone. It is shown empty images, and its first convolution what it would have made
-    of these: 127.5 (x + 1) clipped to [0, 255], resized as TensorFlow did, (v - 128) / 128.
-    """
-    from torch_fidelity.interpolate_compat_tensorflow import (  # pyright: ignore[reportMissingImports]
-        interpolate_bilinear_2d_like_tensorflow1x,
-    )
-
-    first, side = network.Conv2d_1a_3x3, int(network.INPUT_IMAGE_SIZE)  # pyright: ignore
-
-    def see(images: Tensor) -> Tensor:
-        pixels = (127.5 * (images + 1)).clip(0, 255).expand(-1, 3, -1, -1)
-        resized = interpolate_bilinear_2d_like_tensorflow1x(pixels, size=(side, side), align_corners=False)
-        shown = (resized - 128) / 128
-        handle = first.register_forward_pre_hook(lambda module, inputs: (shown,))  # pyright: ignore
-        try:
-            empty = torch.zeros(len(images), 3, 2, 2, dtype=torch.uint8, device=images.device)
-            return network(empty)[0]
-        finally:
-            handle.remove()  # pyright: ignore
-
-    return see
 
 
 def _lpips(model: ImageModel) -> tuple[Distance, nn.Module | None]:

@@ -15,10 +15,10 @@ from apps.imagegen.image_files import read_image
 from apps.imagegen.methods import MethodOptions
 from apps.imagegen.models import ImageModel, Precision, load_model
 from apps.imagegen.pictures import enlarged, tiled, write_png
-from apps.imagegen.processes import launch
 from apps.imagegen.sampling import Sampler, batches, build_sampler, parse_seeds, to_uint8
+from apps.processes import launch
 from core.fitting import write_atomically
-from data_tools.cli import UserError, check_outputs, console, progress_bar, run
+from data_tools.cli import UserError, check_folder, check_outputs, console, progress_bar, run
 
 MANIFEST = "manifest.json"
 FORMAT = "spanlift-samples"
@@ -102,9 +102,7 @@ def _check(options: SampleOptions, out: Path, seeds: Sequence[int]) -> None:
     Raises:
         UserError: as `main`.
     """
-    above = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
-    if not above.is_dir():
-        raise UserError(f"expected a folder for --out, got the file {above}; choose another name")
+    check_folder(out)
     model = load_model(options.model)
     model.labels(seeds[:1], options.class_index)
     identity = manifest(model, build_sampler(model, options.method()), options)
@@ -166,7 +164,7 @@ def _sample(options: SampleOptions, model: ImageModel, sampler: Sampler, seeds: 
         for part in batches(seeds, options.batch):
             try:
                 x, _ = sampler.sample(model, part, options.class_index)
-            except FloatingPointError as error:
+            except (ValueError, FloatingPointError) as error:
                 raise UserError(f"{error} (seeds {part[0]} to {part[-1]})") from None
             for seed, image in zip(part, to_uint8(x).cpu().numpy(), strict=True):
                 write_png(image_path(Path(options.out), seed), image)

@@ -17,7 +17,8 @@ import core
 from apps.imagegen.methods import DEFAULT_NFE, MethodOptions
 from apps.imagegen.models import ImageModel
 from apps.imagegen.models.files import ASSETS
-from apps.imagegen.solvers import build_method, is_trained, seeded
+from apps.imagegen.models.image_model import SEEDS
+from apps.imagegen.solvers import build_method, is_trained, sampling_of, seeded
 from core.frozen import fingerprint
 from data_tools.cli import UserError
 
@@ -102,9 +103,8 @@ def build_sampler(model: ImageModel, spec: MethodOptions) -> Sampler:
         return Sampler(spec.solver, DEFAULT_NFE if spec.nfe is None else spec.nfe, False, *method)
     path = Path(spec.solver)
     name = path.parent.name if path.stem == "solver" and path.parent.name else path.stem
-    card = getattr(method.solver, "card", None)
-    counted = {} if card is None else card.extra.get("sampling", {})
-    return Sampler(name, int(counted.get("nfe", len(method.grid) - 1 - method.afs)), True, *method)
+    written = sampling_of(method.solver.card, spec.solver).nfe  # pyright: ignore[reportAttributeAccessIssue]
+    return Sampler(name, written or len(method.grid) - 1 - method.afs, True, *method)
 
 
 def shipped_samplers(model: ImageModel) -> list[Sampler]:
@@ -125,7 +125,8 @@ def parse_seeds(text: str) -> list[int]:
     """Seeds of a text like `0-63` or `1,2,5-10`, each once, in the order given.
 
     Raises:
-        UserError: anything else, a range that runs backward, or more than ten million.
+        UserError: anything else, a range that runs backward, more than ten million, or one that is no seed of its own:
+            EDM's rule takes them modulo 2^32, so that those above repeat the images of others.
     """
     seeds: dict[int, None] = {}
     for part in text.split(","):
@@ -133,6 +134,10 @@ def parse_seeds(text: str) -> list[int]:
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if last < first:
             raise UserError(f"expected --seeds like 0-63 or 1,2,5-10, got {text!r}")
+        if last >= SEEDS:
+            raise UserError(
+                f"expected --seeds below {SEEDS}, where the images begin again, got {last}; take lower ones"
+            )
         if last - first >= MOST_SEEDS - len(seeds):
             raise UserError(f"expected at most {MOST_SEEDS} seeds, got more in {text!r}; sample them in several runs")
         seeds.update(dict.fromkeys(range(first, last + 1)))

@@ -24,6 +24,8 @@ from apps.imagegen.methods import (
     grid_name,
 )
 from apps.imagegen.models import ImageModel
+from core.operators.residual import SpanLiftResidual
+from core.solvers.options import shown
 from data_tools.cli import UserError
 
 __all__ = ["LEARNED_NAMES", "Method", "MethodOptions", "build_method", "is_trained", "load_trained", "seeded"]
@@ -71,9 +73,41 @@ def seeded(solver: core.Solver, seeds: Sequence[int]) -> core.Solver:
     return replace(solver, seeds=tuple(seeds)) if isinstance(solver, core.DDPM) else solver
 
 
+class Sampling(NamedTuple):
+    """How a trained solver is sampled, beyond its grid; None where its card does not say.
+
+    Attributes:
+        afs: whether its first step is analytic.
+        denoise: whether it ends with a call for the predicted data.
+        nfe: network calls per image.
+    """
+
+    afs: bool | None = None
+    denoise: bool | None = None
+    nfe: int | None = None
+
+
 def sampling_card(method: Method, nfe: int) -> dict[str, Any]:
-    """What a trained solver's card says beyond its grid on how it is sampled: `card.extra["sampling"]`."""
-    return {"afs": method.afs, "denoise": method.denoise, "nfe": nfe}
+    """What a trained solver's card says of its sampling: `card.extra["sampling"]`, see `Sampling`."""
+    return Sampling(method.afs, method.denoise, nfe)._asdict()
+
+
+def sampling_of(card: core.Card, path: str) -> Sampling:
+    """What the card of the file says of its sampling.
+
+    Raises:
+        UserError: values of other kinds, as only a card has that no command wrote.
+    """
+    written = card.extra.get("sampling", {})
+    if isinstance(written, dict):
+        found = Sampling(*(written.get(name) for name in Sampling._fields))
+        truths = all(value is None or isinstance(value, bool) for value in (found.afs, found.denoise))
+        if truths and (found.nfe is None or (type(found.nfe) is int and found.nfe >= 1)):
+            return found
+    raise UserError(
+        f"expected sampling with afs and denoise of true or false and nfe of at least 1 in the card of {path}, got "
+        f"{shown(written)}; train the solver again"
+    )
 
 
 def load_trained(model: ImageModel, path: str) -> tuple[core.Solver, core.Card]:
@@ -92,21 +126,26 @@ def load_trained(model: ImageModel, path: str) -> tuple[core.Solver, core.Card]:
             f"expected a solver trained for the model {model.name} ({model.identity[:12]}), got {path}, trained for "
             f"{'none' if card is None else card.field_identity[:12]}; train one with python -m apps.imagegen.train"
         )
+    residual = getattr(solver, "residual", None)
+    if isinstance(residual, SpanLiftResidual) and residual.config.channels != model.channels:
+        raise UserError(
+            f"expected an operator on {model.channels} channels, as {model.name} has, got one on "
+            f"{residual.config.channels} in {path}; train it again"
+        )
     return _on(model, solver), card
 
 
 def _trained(model: ImageModel, spec: MethodOptions) -> Method:
     solver, card = load_trained(model, spec.solver)
-    sampling = card.extra.get("sampling", {})
+    sampling = sampling_of(card, spec.solver)
     for name in ("order", "grid", "base", "base_path", "points", "statistics"):
         if getattr(spec, name) is not None:
             raise UserError(f"expected no --{name} beside the trained solver {spec.solver}, which has its own; drop it")
     for name in ("nfe", "afs"):
-        asked, own = getattr(spec, name), sampling.get(name)
+        asked, own = getattr(spec, name), getattr(sampling, name)
         if asked is not None and own is not None and asked != own:
             raise UserError(f"expected --{name} {own}, as {spec.solver} was trained with, got {asked}; train another")
-    denoise = spec.denoise or bool(sampling.get("denoise", False))
-    return Method(solver, card.grid, bool(sampling.get("afs", False)), denoise)
+    return Method(solver, card.grid, bool(sampling.afs), spec.denoise or bool(sampling.denoise))
 
 
 def _grid(model: ImageModel, spec: MethodOptions, spent: Budget) -> Tensor:
@@ -166,7 +205,7 @@ def _base(model: ImageModel, spec: MethodOptions, spent: Budget, grid: Tensor) -
     if spec.base_path is None:
         return _build(model, replace(spec, solver=spec.base_name or "", base=None), spent, grid)
     solver, card = load_trained(model, spec.base_path)
-    own, asked = bool(card.extra.get("sampling", {}).get("afs", False)), spent.afs
+    own, asked = bool(sampling_of(card, spec.base_path).afs), spent.afs
     if len(card.grid) != len(grid) or not torch.allclose(card.grid, grid) or own != asked:
         raise UserError(
             f"expected a base trained for {spent.steps} steps of this grid, analytic first step: {asked}, got "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ import core
 from apps.imagegen.data import Images, load_images
 from apps.imagegen.losses import ImageLoss, default_loss, parse_loss
 from apps.imagegen.models import ImageModel, load_model
-from apps.imagegen.processes import launch
 from apps.imagegen.solvers import Method, build_method, sampling_card
 from apps.imagegen.stages.pairs import Pairs
 from apps.imagegen.stages.solver import held_out_errors, train_stage
-from apps.imagegen.train_options import TrainOptions, base_first, check, with_recipes
+from apps.imagegen.train_options import CONFIGS, TrainOptions, base_first, check
+from apps.processes import launch
 from core.distributed import Fabric
 from core.frozen import fingerprint
 from data_tools.cli import UserError, console, run
@@ -137,5 +136,5 @@ if __name__ == "__main__":
   python -m apps.imagegen.train --base ipndm --nfe 5 --loss features=1,mse=0.1 --out out/spanlift5
   python -m apps.imagegen.train --config spanlift-cifar10-nfe3 --model cifar10.safetensors --device cuda
   python -m apps.imagegen.sample --solver out/spanlift5""",
-        argv=with_recipes(sys.argv[1:]),
+        configs=CONFIGS,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from apps.imagegen.stages.pairs import PairOptions, Supervision
 from apps.imagegen.stages.solver import SolverStage
 from core.fitting import FitConfig
 from core.names import nearest
-from data_tools.cli import UserError
+from data_tools.cli import UserError, check_folder
 
 CONFIGS = Path(__file__).parent / "configs"
 """Recipes of the papers, for `--config NAME`."""
@@ -176,16 +175,4 @@ def check(options: TrainOptions) -> None:
         raise UserError(f"expected --seed from 0 to 1023, got {options.seed}")
     if options.batch < options.devices:
         raise UserError(f"expected --batch of at least {options.devices}, one pair a device, got {options.batch}")
-    out = Path(options.out).absolute()
-    place = next(path for path in (out, *out.parents) if path.exists())
-    if not place.is_dir():
-        raise UserError(f"expected --out to be a folder, got the file {place}; choose another name")
-
-
-def with_recipes(argv: Sequence[str]) -> list[str]:
-    """The command line with the names of recipes after --config replaced by their files."""
-    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
-    return [
-        str(CONFIGS / f"{word}.yaml") if before == "--config" and (CONFIGS / f"{word}.yaml").is_file() else word
-        for before, word in zip(["", *words], words, strict=False)
-    ]
+    check_folder(Path(options.out))

@@ -16,6 +16,7 @@ from torch import Tensor
 from apps.imagegen.models.configurations import ARCHITECTURES, Architecture, read_architecture
 from apps.imagegen.models.edm import EDMPrecond
 from apps.imagegen.models.image_model import CORE_DTYPES, ImageModel, Precision, image_model
+from apps.processes import check_device
 from core.fitting import write_atomically
 from core.names import nearest
 from data_tools.cli import UserError
@@ -105,9 +106,10 @@ def load_model(
 
     Raises:
         UserError: no such model; a file that is truncated or foreign, or whose weights do not fit its architecture;
-            float16 elsewhere than on CUDA.
+            float16 elsewhere than on CUDA; a device that this machine has not.
     """
     check_precision(precision, device)
+    check_device(str(device))
     path = _find(name_or_path)
     header, tensors = _read(path)
     try:
@@ -122,11 +124,7 @@ def load_model(
         raise UserError(f"expected the weights of {architecture.name} in {path}, got {wrong}; convert or train again")
     network = architecture.build("meta")
     network.load_state_dict({name: value.float() for name, value in tensors.items()}, assign=True)
-    model = image_model(network, architecture, card, precision)
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"expected a device of this machine, got {device}; try --device cpu") from None
+    return image_model(network, architecture, card, precision).to(device)
 
 
 def check_precision(precision: Precision, device: torch.device | str) -> None:

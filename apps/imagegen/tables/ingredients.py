@@ -44,7 +44,22 @@ class Impossible:
     reason: str
 
 
-def find(model: ImageModel, name: str, line: Line, nfe: int, folder: str) -> Ready | Missing | Impossible:
+@dataclass(frozen=True)
+class Refused:
+    """A solver that is there but damaged, of another model, or not of this row and column: why, in one line."""
+
+    reason: str
+
+
+Found = Ready | Missing | Impossible | Refused
+
+
+def folder_of(model: ImageModel) -> str:
+    """Where solvers of a model are kept unless the user says otherwise: apart from those of any other model."""
+    return f"out/solvers/{re.sub(r'[^A-Za-z0-9_.-]+', '_', model.name)}-{model.identity[:8]}"
+
+
+def find(model: ImageModel, name: str, line: Line, nfe: int, folder: str) -> Found:
     """The ingredients of a cell.
 
     Args:
@@ -53,9 +68,6 @@ def find(model: ImageModel, name: str, line: Line, nfe: int, folder: str) -> Rea
         line: row.
         nfe: column.
         folder: of trained solvers.
-
-    Raises:
-        UserError: a trained solver that is damaged, of another model, or not of this row and column.
     """
     spent, afs = line.spent(nfe), line.analytic(nfe)
     if not line.learned:
@@ -79,8 +91,11 @@ def find(model: ImageModel, name: str, line: Line, nfe: int, folder: str) -> Rea
         if line.base == BASE.solver and trained(Path(BASE.place(spent, folder))) is None:
             command = f"{BASE.train_command(name, spent, folder)} && {command}"
         return Missing(command)
-    sampler = build_sampler(model, MethodOptions(str(path), spent))
-    _check(sampler, line, nfe, path)
+    try:
+        sampler = build_sampler(model, MethodOptions(str(path), spent))
+        _check(sampler, line, nfe, path)
+    except UserError as error:
+        return Refused(str(error))
     return Ready(sampler, str(path))
 
 

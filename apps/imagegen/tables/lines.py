@@ -78,7 +78,6 @@ class Spec:
         title: of the table.
         data: published data set; None where the papers have no such table.
         model: that is taken where none is given.
-        reference: images that distances are to, where none are given.
         lines: rows.
         nfe: columns.
         note: what a reader must know to compare.
@@ -87,7 +86,6 @@ class Spec:
     title: str
     data: str | None
     model: str
-    reference: str
     lines: tuple[Line, ...]
     nfe: tuple[int, ...] = (3, 4, 5, 6)
     note: str = ""
@@ -160,26 +158,26 @@ BASES = tuple(
 SPECS: Mapping[str, Spec] = MappingProxyType(
     {
         "digits": Spec(
-            title="Digits, 16 x 16", data=None, model="digits", reference="digits", lines=METHODS
+            title="Digits, 16 x 16", data=None, model="digits", lines=METHODS
         ),
         "cifar10": Spec(
-            title="CIFAR-10, 32 x 32", data="cifar10", model="cifar10-32x32-uncond-vp", reference="", lines=METHODS
+            title="CIFAR-10, 32 x 32", data="cifar10", model="cifar10-32x32-uncond-vp", lines=METHODS
         ),
-        "ffhq": Spec(title="FFHQ, 64 x 64", data="ffhq", model="ffhq-64x64-uncond-vp", reference="", lines=METHODS),
+        "ffhq": Spec(title="FFHQ, 64 x 64", data="ffhq", model="ffhq-64x64-uncond-vp", lines=METHODS),
         "afhqv2": Spec(
-            title="AFHQv2, 64 x 64", data="afhqv2", model="afhqv2-64x64-uncond-vp", reference="", lines=METHODS
+            title="AFHQv2, 64 x 64", data="afhqv2", model="afhqv2-64x64-uncond-vp", lines=METHODS
         ),
         "imagenet64": Spec(
-            title="ImageNet, 64 x 64", data="imagenet64", model="imagenet-64x64-cond-adm", reference="", lines=METHODS
+            title="ImageNet, 64 x 64", data="imagenet64", model="imagenet-64x64-cond-adm", lines=METHODS
         ),
         "operators": Spec(
-            title="Classes of operators", data="sana-mjhq", model="digits", reference="digits", lines=OPERATORS,
+            title="Classes of operators", data="sana-mjhq", model="digits", lines=OPERATORS,
             nfe=(5,),
             note="published for SANA-0.6B on MJHQ-30K at 5 calls; the sizes of its kernels are not known to us and "
             "stand here in the order of the table",
         ),
         "base-solvers": Spec(
-            title="Base solvers with and without SpanLift", data="imagenet64", model="digits", reference="digits",
+            title="Base solvers with and without SpanLift", data="imagenet64", model="digits",
             lines=BASES, nfe=(7, 9, 11),
             note="columns are matched by steps, as in the paper: Heun's method takes 15, 19 and 23 calls at 7, 9, 11; "
             "published for ImageNet-64",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import core
+from apps.imagegen.evaluation import check_seeds
 from apps.imagegen.models import ImageModel
 from apps.imagegen.published import Number, Published
 from apps.imagegen.tables.store import Result, Store
@@ -167,6 +168,7 @@ def fill_overhead(model: ImageModel, name: str, recipe: OverheadRecipe, store: S
         raise UserError(f"expected --nfe and --batch of at least 1, got {recipe.nfe} and {recipe.batch}")
     if recipe.repeats < 0 or recipe.repeats == 1:
         raise UserError(f"expected --repeats of 0 or at least 2, for an interval, got {recipe.repeats}")
+    check_seeds(recipe.seed, recipe.batch)
     where = machine(model.device)
     identity = {"table": "overhead", "model": model.identity, "precision": model.precision, "machine": where}
     result = store.fill("overhead", {**identity, **asdict(recipe)}, lambda: measure(model, recipe))

@@ -17,7 +17,7 @@ from apps.imagegen.evaluation import Evaluator, check_seeds, load_reference, ove
 from apps.imagegen.features import FeatureName, Features, build_features
 from apps.imagegen.models import ImageModel
 from apps.imagegen.published import Published
-from apps.imagegen.tables.ingredients import Impossible, Missing, Ready, find
+from apps.imagegen.tables.ingredients import Found, Impossible, Missing, Ready, Refused, find
 from apps.imagegen.tables.lines import Line, Spec
 from apps.imagegen.tables.store import Result, Store
 from apps.imagegen.tables.table import Cell, Filled
@@ -77,10 +77,10 @@ class Bench:
         return {"table": "quality", **ready.identity(self.model), **seen, **asdict(self.recipe)}
 
     def measure(self, ready: Ready, report: Callable[[int], object]) -> Result:
-        """Scores of a method; where its images are not finite, why."""
+        """Scores of a method; where there are none, as of images that are not finite, why."""
         try:
             scored = self.evaluator.score(ready.sampler, report)
-        except FloatingPointError as error:
+        except (ValueError, FloatingPointError) as error:
             return {"failed": str(error)}
         result: dict[str, Any] = {"calls": scored.nfe, "seconds": round(scored.seconds, 3), "fd": scored.fd.tolist()}
         for name in ("precision", "recall"):
@@ -141,9 +141,7 @@ def fill_quality(
     )
 
 
-def _results(
-    bench: Bench | None, found: dict[tuple[Line, int], Ready | Missing | Impossible], store: Store
-) -> dict[tuple[Line, int], Result]:
+def _results(bench: Bench | None, found: dict[tuple[Line, int], Found], store: Store) -> dict[tuple[Line, int], Result]:
     """Results of the cells that have what they need; those that are not finished are measured here."""
     ready = {place: method for place, method in found.items() if isinstance(method, Ready)}
     if bench is None or not ready:
@@ -173,7 +171,7 @@ def _cell(
     line: Line,
     nfe: int,
     spec: Spec,
-    found: Ready | Missing | Impossible,
+    found: Found,
     result: Result | None,
     published: Published,
 ) -> Cell:
@@ -187,6 +185,8 @@ def _cell(
         return Cell("missing", why=found.command, **paper)
     if isinstance(found, Impossible):
         return Cell("impossible", why=found.reason, **paper)
+    if isinstance(found, Refused):
+        return Cell("failed", why=found.reason, **paper)
     assert result is not None
     if "failed" in result:
         return Cell("failed", why=result["failed"], **paper)

@@ -13,7 +13,7 @@ import core
 from apps.imagegen.evaluation import check_seeds
 from apps.imagegen.models import ImageModel
 from apps.imagegen.published import Published
-from apps.imagegen.tables.ingredients import Impossible, Missing, Ready, find
+from apps.imagegen.tables.ingredients import Found, Impossible, Missing, Ready, Refused, find
 from apps.imagegen.tables.lines import SPAN_LINES, Line
 from apps.imagegen.tables.store import Result, Store
 from apps.imagegen.tables.table import Cell, Filled, Status
@@ -49,12 +49,11 @@ def measure(model: ImageModel, ready: Ready, recipe: SpanRecipe) -> Result:
     """Ratios |R - P R| / |R| and magnitudes relative to the base step of each step, with 95 % intervals over samples.
 
     Raises:
-        UserError: the solver is not a corrected one.
+        ValueError: states that are no numbers, or a grid that is not the solver's.
     """
     sampler = ready.sampler
     solver = sampler.solver
-    if not isinstance(solver, Corrected):
-        raise UserError(f"expected a SpanLift solver, got {type(solver).__name__} in {ready.source}; train one there")
+    assert isinstance(solver, Corrected)  # `find` refuses others
     solver = solver.to(model.device)
     teacher, teacher_grid = core.build_solver("ipndm", order=4), model.grid("karras", TEACHER_STEPS)
     ratios, magnitudes = [], []
@@ -121,7 +120,7 @@ def fill_span(
 
 def _row(
     model: ImageModel,
-    found: Ready | Missing | Impossible,
+    found: Found,
     recipe: SpanRecipe,
     store: Store,
     published: Published,
@@ -133,8 +132,13 @@ def _row(
         return tuple(_cell("missing", None, published, line, step, found.command) for step in steps)
     if isinstance(found, Impossible):
         return tuple(_cell("impossible", None, published, line, step, found.reason) for step in steps)
+    if isinstance(found, Refused):
+        return tuple(_cell("failed", None, published, line, step, found.reason) for step in steps)
     identity = {"table": "out-of-span", **found.identity(model), **_samples(recipe)}
-    result = store.fill(f"out-of-span-{line.key}-nfe{nfe}", identity, lambda: measure(model, found, recipe))
+    try:
+        result = store.fill(f"out-of-span-{line.key}-nfe{nfe}", identity, lambda: measure(model, found, recipe))
+    except (ValueError, FloatingPointError) as error:
+        return tuple(_cell("failed", None, published, line, step, str(error)) for step in steps)
     return tuple(_cell("measured", _step(result, step), published, line, step) for step in steps)
 
 

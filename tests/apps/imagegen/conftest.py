@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
-from apps.imagegen.models import find_architecture, save_model
+import core
+from apps.imagegen.methods import MethodOptions
+from apps.imagegen.models import Architecture, ImageModel, find_architecture, image_model, save_model
+from apps.imagegen.models.edm import SongConfig
+from apps.imagegen.solvers import build_method, sampling_card
+
+TINY = Architecture(
+    name="tiny",
+    dataset="none",
+    network=SongConfig(
+        img_resolution=16, in_channels=1, out_channels=1, model_channels=8, channel_mult=(1, 1), num_blocks=1,
+        attn_resolutions=(), dropout=0.0,
+    ),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +44,49 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 parameter += 0.05 * torch.randn(parameter.shape)
         found[name] = save_model(folder / f"{name}.safetensors", denoiser, architecture, {"seed": 0})
     return found
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ImageModel:
+    """A random model of 16 x 16 grey pixels, for tables."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return image_model(TINY.build(), TINY, {})
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tiny: ImageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "tiny.safetensors", tiny.network, TINY, {})  # pyright: ignore
+
+
+@pytest.fixture(scope="session")
+def put_solver() -> Callable[..., Path]:
+    """`put_solver(model, folder, spec)` writes a solver as training leaves it, its learned numbers moved away from its
+    base; `identity` is that of another model, `sampling` changes what its card says."""
+
+    def put(model: ImageModel, folder: Path, spec: MethodOptions, identity: str = "", sampling: object = None) -> Path:
+        method = build_method(model, spec)
+        assert isinstance(method.solver, torch.nn.Module)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in method.solver.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+        extra = {"sampling": sampling_card(method, spec.nfe or 3) if sampling is None else sampling}
+        return core.save(
+            folder, method.solver, grid=method.grid, field_identity=identity or model.identity, supervision="teacher",
+            loss="mse", extra=extra,
+        )  # fmt: skip
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def nvidia() -> ModuleType:
+    """`nvidia.py` of this folder: checkpoints as EDM's authors pickle them."""
+    spec = spec_from_file_location("nvidia", Path(__file__).with_name("nvidia.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

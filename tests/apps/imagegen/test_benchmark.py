@@ -15,131 +15,38 @@ from torch.utils.flop_counter import FlopCounterMode
 import core
 from apps.imagegen.benchmark import BenchmarkOptions, main
 from apps.imagegen.methods import MethodOptions
-from apps.imagegen.models import Architecture, ImageModel, image_model, save_model
-from apps.imagegen.models.edm import SongConfig
+from apps.imagegen.models import ImageModel
 from apps.imagegen.published import load_published
-from apps.imagegen.solvers import build_method, sampling_card
-from apps.imagegen.tables.ingredients import Impossible, Missing, Ready, find
-from apps.imagegen.tables.lines import BASES, METHODS, OPERATORS, SPAN_LINES, SPECS
+from apps.imagegen.tables.ingredients import Ready, find
+from apps.imagegen.tables.lines import METHODS, SPAN_LINES, SPECS
 from apps.imagegen.tables.overhead import OverheadRecipe, count_operations, count_parameters, fill_overhead, solvers_for
 from apps.imagegen.tables.quality import Bench, QualityRecipe, fill_quality
 from apps.imagegen.tables.span import SpanRecipe, fill_span, measure
 from apps.imagegen.tables.store import Store
+from apps.imagegen.tables.table import Filled
 from core.operators.corrected import Corrected
 from core.state import trajectory
 from data_tools.cli import UserError
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+Put = Callable[..., Path]
 PUBLISHED = load_published()
-TINY = Architecture(
-    name="tiny",
-    dataset="none",
-    network=SongConfig(
-        img_resolution=16, in_channels=1, out_channels=1, model_channels=8, channel_mult=(1, 1), num_blocks=1,
-        attn_resolutions=(), dropout=0.0,
-    ),
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def model() -> ImageModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return image_model(TINY.build(), TINY, {})
-
-
-@pytest.fixture(scope="module")
-def model_file(model: ImageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    network = model.network
-    return save_model(tmp_path_factory.mktemp("model") / "tiny.safetensors", network, TINY, {})  # pyright: ignore
-
-
 FEW = replace(SPECS["digits"], lines=tuple(line for line in METHODS if line.solver in {"ipndm", "ld3", "dyweight"}))
 """A table of three rows."""
-
-
-def put_solver(model: ImageModel, folder: Path, spec: MethodOptions, identity: str | None = None) -> Path:
-    """A solver as training leaves it, its learned numbers moved away from its base."""
-    method = build_method(model, spec)
-    assert isinstance(method.solver, torch.nn.Module)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in method.solver.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    extra = {"sampling": sampling_card(method, spec.nfe or 3)}
-    return core.save(
-        folder, method.solver, grid=method.grid, field_identity=identity or model.identity, supervision="teacher",
-        loss="mse", extra=extra,
-    )  # fmt: skip
 
 
 def bench_of(model: ImageModel, samples: int = 12, seed: int = 0) -> Bench:
     return Bench(model, "digits", "digits", QualityRecipe(samples, 2, seed), batch=8)
 
 
-def test_ingredients(model: ImageModel, tmp_path: Path) -> None:
-    folder = str(tmp_path)
-    handcrafted = find(model, "tiny", METHODS[0], 4, folder)
-    assert isinstance(handcrafted, Ready)
-    assert (len(handcrafted.sampler.grid), handcrafted.sampler.afs) == (6, True)
-    dyweight = next(line for line in METHODS if line.solver == "dyweight")
-    lacking = find(model, "tiny", dyweight, 4, folder)
-    assert isinstance(lacking, Missing)
-    assert lacking.command.endswith(f"--solver dyweight --base ipndm --nfe 4 --afs true --out {folder}/dyweight-nfe4")
-    put_solver(model, tmp_path / "dyweight-nfe4", MethodOptions("dyweight", 4, afs=True))
-    found = find(model, "tiny", dyweight, 4, folder)
-    assert isinstance(found, Ready)
-    assert found.source == f"{folder}/dyweight-nfe4/solver.safetensors"
-    assert found.sampler.sample(model, [0])[1] == 4
-    spanlift = next(line for line in METHODS if line.solver == "spanlift")
-    alone, after = (find(model, "tiny", spanlift, nfe, folder) for nfe in (4, 5))
-    assert isinstance(alone, Missing)
-    assert isinstance(after, Missing)  # its base is not there either
-    assert alone.command.split(" && ") == [spanlift.train_command("tiny", 4, folder)]
-    both = [dyweight.train_command("tiny", 5, folder), spanlift.train_command("tiny", 5, folder)]
-    assert after.command.split(" && ") == both
-    epd = next(line for line in METHODS if line.solver == "epd")
-    assert isinstance(find(model, "tiny", epd, 1, folder), Impossible)
-
-
-@pytest.mark.parametrize(
-    ("spec", "identity", "message"),
-    [
-        (MethodOptions("ld3", 3, afs=True), None, "expected the solver of 'DyWeight' .dyweight., got ld3|got ld3"),
-        (MethodOptions("dyweight", 3, afs=False), None, "expected --afs true"),
-        (MethodOptions("dyweight", 4, afs=True), None, "expected --nfe 4"),
-        (MethodOptions("dyweight", 3, afs=True), "0" * 64, "trained for the model tiny"),
-    ],
-)
-def test_a_solver_of_another_cell_is_refused(
-    spec: MethodOptions, identity: str | None, message: str, model: ImageModel, tmp_path: Path
+def test_quality_cells_are_measured_once_and_depend_on_seed_and_solver(
+    tiny: ImageModel, put_solver: Put, tmp_path: Path
 ) -> None:
-    put_solver(model, tmp_path / "dyweight-nfe3", spec, identity)
-    line = next(line for line in METHODS if line.solver == "dyweight")
-    with pytest.raises(UserError, match=message) as error:
-        find(model, "tiny", line, 3, str(tmp_path))
-    assert "\n" not in str(error.value)
-
-
-def test_operators_and_bases_are_told_apart(model: ImageModel, tmp_path: Path) -> None:
-    wide = MethodOptions("spanlift", 3, afs=True, base="ipndm", kernel=5, width=4)
-    put_solver(model, tmp_path / "spanlift-ipndm-nfe3", wide)
-    line = next(line for line in BASES if line.key == "spanlift-ipndm")
-    with pytest.raises(UserError, match=r"spanlift, kernel 3, over ipndm.*got spanlift, kernel 5, over ipndm"):
-        find(model, "tiny", line, 3, str(tmp_path))
-    point = MethodOptions("spanlift", 3, afs=True, base="dyweight", operator="pointwise", width=4)
-    put_solver(model, tmp_path / "spanlift-pointwise-nfe3", point)
-    pointwise = next(line for line in OPERATORS if line.key == "spanlift-pointwise")
-    assert isinstance(find(model, "tiny", pointwise, 3, str(tmp_path)), Ready)
-
-
-def test_quality_cells_are_measured_once_and_depend_on_seed_and_solver(model: ImageModel, tmp_path: Path) -> None:
     store, folder = Store(tmp_path / "cells"), str(tmp_path)
-    put_solver(model, tmp_path / "dyweight-nfe3", MethodOptions("dyweight", 3, afs=True))
+    put_solver(tiny, tmp_path / "dyweight-nfe3", MethodOptions("dyweight", 3, afs=True))
 
     def fill(seed: int = 0) -> dict[str, float | None]:
-        filled = fill_quality("digits", FEW, bench_of(model, seed=seed), "tiny", folder, (3,), store, PUBLISHED)
+        filled = fill_quality("digits", FEW, bench_of(tiny, seed=seed), "tiny", folder, (3,), store, PUBLISHED)
         return {label: cells[0].ours and cells[0].ours.mean for label, cells in filled.rows.items()}
 
     first = fill()
@@ -152,16 +59,16 @@ def test_quality_cells_are_measured_once_and_depend_on_seed_and_solver(model: Im
     assert {path: path.stat().st_mtime_ns for path in store.folder.iterdir()} == times
     assert fill(seed=100)["iPNDM"] != first["iPNDM"]
     assert len(list(store.folder.iterdir())) == 4
-    put_solver(model, tmp_path / "dyweight-nfe3", MethodOptions("dyweight", 3, afs=True, order=2))  # trained anew
+    put_solver(tiny, tmp_path / "dyweight-nfe3", MethodOptions("dyweight", 3, afs=True, order=2))  # trained anew
     fill()
     assert len(list(store.folder.iterdir())) == 5
 
 
-def test_a_quality_cell_is_the_evaluation_of_its_sampler(model: ImageModel, tmp_path: Path) -> None:
-    bench = bench_of(model)
+def test_a_quality_cell_is_the_evaluation_of_its_sampler(tiny: ImageModel, put_solver: Put, tmp_path: Path) -> None:
+    bench = bench_of(tiny)
     filled = fill_quality("digits", FEW, bench, "tiny", "none", (3,), Store(tmp_path), PUBLISHED)
     cell = filled.rows["iPNDM"][0]
-    ready = find(model, "tiny", METHODS[0], 3, "none")
+    ready = find(tiny, "tiny", METHODS[0], 3, "none")
     assert isinstance(ready, Ready)
     scored = bench.evaluator.score(ready.sampler)
     assert cell.ours is not None
@@ -171,9 +78,44 @@ def test_a_quality_cell_is_the_evaluation_of_its_sampler(model: ImageModel, tmp_
     assert cell.published is None
 
 
-def test_images_that_are_not_finite_fail_their_cell_alone(model: ImageModel, tmp_path: Path) -> None:
-    put_solver(model, tmp_path / "dyweight-nfe3", MethodOptions("dyweight", 3, afs=True))
-    path = tmp_path / "dyweight-nfe3" / "solver.safetensors"
+def test_images_that_are_not_finite_fail_their_cell_alone(tiny: ImageModel, put_solver: Put, tmp_path: Path) -> None:
+    put_solver(tiny, tmp_path / "dyweight-nfe3", MethodOptions("dyweight", 3, afs=True))
+    break_numbers(tmp_path / "dyweight-nfe3" / "solver.safetensors")
+    filled = fill_quality("digits", FEW, bench_of(tiny), "tiny", str(tmp_path), (3,), Store(tmp_path / "c"), PUBLISHED)
+    assert filled.rows["DyWeight"][0].status == "failed"
+    assert "finite" in filled.rows["DyWeight"][0].why
+    assert filled.rows["iPNDM"][0].status == "measured"
+
+
+def test_a_bad_solver_is_a_cell_that_says_so_and_the_others_are_measured(
+    tiny: ImageModel, put_solver: Put, tmp_path: Path
+) -> None:
+    put_solver(tiny, tmp_path / "dyweight-nfe3", MethodOptions("dyweight", 3, afs=True))
+    good = put_solver(tiny, tmp_path / "ld3-nfe3", MethodOptions("ld3", 3, afs=True))
+    cut = tmp_path / "dyweight-nfe3" / "solver.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-9])
+    filled = fill_quality("digits", FEW, bench_of(tiny), "tiny", str(tmp_path), (3,), Store(tmp_path / "c"), PUBLISHED)
+    status = {label: cells[0].status for label, cells in filled.rows.items()}
+    assert status == {"iPNDM": "measured", "LD3": "measured", "DyWeight": "failed"}
+    assert f"got {cut}, which is truncated" in filled.rows["DyWeight"][0].why
+    assert filled.missing() == []
+    for base in ("euler", "ipndm"):
+        spec = MethodOptions("spanlift", 3, afs=True, base=base, width=4)
+        put_solver(tiny, tmp_path / f"spanlift-{base}-nfe3", spec)
+    (tmp_path / "spanlift-euler-nfe3" / "solver.safetensors").write_bytes(good.read_bytes())
+    span = fill_span(tiny, "tiny", str(tmp_path), 3, SpanRecipe(3, 3), Store(tmp_path / "c"), PUBLISHED)
+    assert [cell.status for cell in span.rows["Euler + SpanLift"]] == ["failed"] * 2
+    assert "got ld3" in span.rows["Euler + SpanLift"][0].why
+    assert [cell.status for cell in span.rows["iPNDM + SpanLift"]] == ["measured"] * 2
+    lost = put_solver(tiny, tmp_path / "spanlift-ipndm-nfe3", spec)  # numbers that are none fail their row
+    break_numbers(lost)
+    span = fill_span(tiny, "tiny", str(tmp_path), 3, SpanRecipe(3, 3), Store(tmp_path / "c"), PUBLISHED)
+    assert [cell.status for cell in span.rows["iPNDM + SpanLift"]] == ["failed"] * 2
+    assert "finite" in span.rows["iPNDM + SpanLift"][0].why
+
+
+def break_numbers(path: Path) -> None:
+    """Make every learned number of a solver's file NaN."""
     solver = core.load(path)
     assert isinstance(solver, torch.nn.Module)
     with torch.no_grad():
@@ -184,28 +126,24 @@ def test_images_that_are_not_finite_fail_their_cell_alone(model: ImageModel, tmp
         path, solver, grid=card.grid, field_identity=card.field_identity, supervision="teacher", loss="mse",
         extra=card.extra,
     )  # fmt: skip
-    filled = fill_quality("digits", FEW, bench_of(model), "tiny", str(tmp_path), (3,), Store(tmp_path / "c"), PUBLISHED)
-    assert filled.rows["DyWeight"][0].status == "failed"
-    assert "finite" in filled.rows["DyWeight"][0].why
-    assert filled.rows["iPNDM"][0].status == "measured"
 
 
-def test_out_of_span(model: ImageModel, tmp_path: Path) -> None:
+def test_out_of_span(tiny: ImageModel, put_solver: Put, tmp_path: Path) -> None:
     spec = MethodOptions("spanlift", 3, afs=True, base="ipndm", width=4)
-    put_solver(model, tmp_path / "spanlift-ipndm-nfe3", spec)
+    put_solver(tiny, tmp_path / "spanlift-ipndm-nfe3", spec)
     store, recipe = Store(tmp_path / "cells"), SpanRecipe(samples=5, batch=3, seed=7)
-    filled = fill_span(model, "tiny", str(tmp_path), 3, recipe, store, PUBLISHED)
+    filled = fill_span(tiny, "tiny", str(tmp_path), 3, recipe, store, PUBLISHED)
     assert filled.columns == ("2", "3")
     assert [cell.status for cell in filled.rows["Euler + SpanLift"]] == ["missing"] * 2
     assert [cell.published for cell in filled.rows["iPNDM + SpanLift"]] == [0.92, 0.88]
     line = next(line for line in SPAN_LINES if line.base == "ipndm")
-    ready = find(model, "tiny", line, 3, str(tmp_path))
+    ready = find(tiny, "tiny", line, 3, str(tmp_path))
     assert isinstance(ready, Ready)
     for step, cell in zip((2, 3), filled.rows["iPNDM + SpanLift"], strict=True):
         assert cell.ours is not None
-        assert cell.ours.mean == pytest.approx(brute_force_ratio(model, ready, recipe, step), rel=1e-4)
+        assert cell.ours.mean == pytest.approx(brute_force_ratio(tiny, ready, recipe, step), rel=1e-4)
         assert 0 < cell.ours.low <= cell.ours.mean <= cell.ours.high <= 1
-    other = measure(model, ready, SpanRecipe(samples=5, batch=5, seed=7))["out_of_span"][3][0]
+    other = measure(tiny, ready, SpanRecipe(samples=5, batch=5, seed=7))["out_of_span"][3][0]
     assert other == pytest.approx(filled.rows["iPNDM + SpanLift"][1].ours.mean, rel=1e-3)  # pyright: ignore
 
 
@@ -226,50 +164,59 @@ def brute_force_ratio(model: ImageModel, ready: Ready, recipe: SpanRecipe, step:
     return sum(ratios) / len(ratios)
 
 
-def test_overhead_counts_by_hand(model: ImageModel, tmp_path: Path) -> None:
+def test_overhead_counts_by_hand(tiny: ImageModel, put_solver: Put, tmp_path: Path) -> None:
     recipe = OverheadRecipe(nfe=4, batch=3, repeats=2)
-    filled = fill_overhead(model, "tiny", recipe, Store(tmp_path), PUBLISHED)
+    filled = fill_overhead(tiny, "tiny", recipe, Store(tmp_path), PUBLISHED)
     values = {label: [cell.ours for cell in cells if cell.ours] for label, cells in filled.rows.items()}
     assert {len(numbers) for numbers in values.values()} == {4}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.network(model.noise([0]), torch.tensor(1.0))
+        tiny.network(tiny.noise([0]), torch.tensor(1.0))
     call = counter.get_total_flops()
-    base, lifted, grid = solvers_for(model, recipe)
+    base, lifted, grid = solvers_for(tiny, recipe)
     assert len(grid) == 6  # four calls and an analytic start
     assert values["DyWeight"][1].mean * 1e9 == pytest.approx(4 * call)
-    weights = sum(parameter.numel() for parameter in model.network.parameters())
+    weights = sum(parameter.numel() for parameter in tiny.network.parameters())
     assert values["DyWeight"][0].mean * 1e6 == pytest.approx(weights + count_parameters(base))
     extra = sum(p.numel() for p in lifted.residual.parameters())  # pyright: ignore
     assert values["SpanLift"][0].mean - values["DyWeight"][0].mean == pytest.approx(extra / 1e6)
-    added = count_operations(model, lifted, grid, True) - count_operations(model, base, grid, True)  # pyright: ignore
+    added = count_operations(tiny, lifted, grid, True) - count_operations(tiny, base, grid, True)  # pyright: ignore
     assert values["difference (%)"][1].mean == pytest.approx(100 * added / (4 * call))
     for label in ("DyWeight", "SpanLift"):
         latency, throughput = values[label][2:]
         assert latency.low <= latency.mean <= latency.high
         assert latency.mean > 0 < throughput.mean
     assert [cell.published for cell in filled.rows["difference (%)"]] == [0.04, 0.24, 3.1, -3.0]
-    untimed = fill_overhead(model, "tiny", OverheadRecipe(nfe=4, repeats=0), Store(tmp_path), PUBLISHED)
+    untimed = fill_overhead(tiny, "tiny", OverheadRecipe(nfe=4, repeats=0), Store(tmp_path), PUBLISHED)
     assert [cell.status for cell in untimed.rows["SpanLift"]] == ["measured"] * 2 + ["missing"] * 2
     assert untimed.rows["SpanLift"][0].ours == values["SpanLift"][0]
     assert untimed.missing() == ["python -m apps.imagegen.benchmark --table overhead --model tiny --nfe 4 --repeats 5"]
     with pytest.raises(UserError, match="--repeats of 0 or at least 2"):
-        fill_overhead(model, "tiny", OverheadRecipe(repeats=1), Store(tmp_path), PUBLISHED)
+        fill_overhead(tiny, "tiny", OverheadRecipe(repeats=1), Store(tmp_path), PUBLISHED)
 
 
-def test_the_command(run_cli: Cli, model_file: Path, tmp_path: Path) -> None:
-    arguments = ["--table", "digits", "--model", str(model_file), "--nfe", "3", "4", "--samples", "6", "--blocks", "2"]
-    arguments += ["--batch", "6", "--out", str(tmp_path / "out"), "--solvers", str(tmp_path / "solvers")]
+def test_the_command(run_cli: Cli, run_here: Cli, tiny_file: Path, tmp_path: Path) -> None:
+    arguments = ["--table", "digits", "--model", str(tiny_file), "--nfe", "3", "4", "--samples", "6", "--blocks", "2"]
+    arguments += [
+        "--reference",
+        "digits",
+        "--batch",
+        "6",
+        "--out",
+        str(tmp_path / "out"),
+        "--solvers",
+        str(tmp_path / "solvers"),
+    ]
     done = run_cli("apps.imagegen.benchmark", *arguments)
     assert done.returncode == 0, done.stderr
     assert (
-        f"python -m apps.imagegen.train --model {model_file} --solver spanlift --base dyweight --base_path"
+        f"python -m apps.imagegen.train --model {tiny_file} --solver spanlift --base dyweight --base_path"
         in done.stdout
     )
     content = json.loads((tmp_path / "out" / "digits.json").read_text())
     assert content["rows"][0]["ours"]["value"] > 0
     assert (tmp_path / "out" / "digits.png").stat().st_size > 1000
     assert (tmp_path / "out" / "digits.csv").read_text().startswith("method,nfe,value,low,high,published")
-    refused = run_cli("apps.imagegen.benchmark", "--table", "overheat", "--out", str(tmp_path / "other"))
+    refused = run_here("apps.imagegen.benchmark", "--table", "overheat", "--out", str(tmp_path / "other"))
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert "did you mean 'overhead'" in refused.stderr
@@ -285,7 +232,9 @@ def test_the_command(run_cli: Cli, model_file: Path, tmp_path: Path) -> None:
         ({"table": "overhead", "model": "cifar10-small", "precision": "float16"}, "--device cuda"),
         ({"seed": (1 << 31) - 1, "samples": 2, "blocks": 1}, "trained on"),
         ({"table": "out-of-span", "seed": -1}, "--seed"),
-        ({"json": "."}, "got the folder"),
+        ({"json": "."}, "end in .json"),
+        ({"json": __file__.replace(".py", ".json") + "/x.json", "out": __file__}, "got the file"),
+        ({"table": "overhead", "model": "digits", "seed": -1}, "--seed"),
         ({"out": __file__}, "got the file"),
     ],
 )
@@ -293,6 +242,39 @@ def test_mistakes_leave_nothing_behind(changes: dict, message: str, tmp_path: Pa
     with pytest.raises(UserError, match=message):
         main(BenchmarkOptions(**{"out": str(tmp_path / "out"), **changes}))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_exists_is_replaced_only_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apps.imagegen.benchmark.plot_table", lambda *_: None)
+    mine = tmp_path / "mine.json"
+    mine.write_text("precious")
+    options = BenchmarkOptions("imagenet64", nfe="3", out=str(tmp_path / "out"), json=str(mine))  # has no model here
+    with pytest.raises(UserError, match=r"expected a new file, got .*mine\.json, which exists; add --overwrite"):
+        main(options)
+    assert mine.read_text() == "precious"
+    assert not (tmp_path / "out").exists()
+    main(replace(options, overwrite=True))
+    assert json.loads(mine.read_text())["table"] == "imagenet64"
+    for _ in range(2):  # the table of the folder grows with its cells
+        main(replace(options, json=None))
+
+
+def test_distances_are_to_what_the_model_learned_from_or_to_what_is_given(
+    tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apps.imagegen.benchmark.plot_table", lambda *_: None)
+    monkeypatch.setattr("apps.imagegen.benchmark.fill_quality", lambda *given: asked.append(given) or EMPTY)
+    asked: list[tuple] = []
+    for model in (None, str(tiny_file)):
+        main(BenchmarkOptions("digits", model, nfe="3", out=str(tmp_path)))
+    shipped, unknown = asked
+    assert shipped[2].reference == "digits"
+    assert shipped[4].startswith("out/solvers/digits-")
+    assert unknown[2] is None
+    assert unknown[-1] == f"python -m apps.imagegen.benchmark --table digits --model {tiny_file} --reference IMAGES"
+
+
+EMPTY = Filled("digits", "", "", "NFE", ("3",), {})
 
 
 def test_a_table_that_cannot_be_measured_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

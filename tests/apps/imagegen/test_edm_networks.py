@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from apps.imagegen.models import ARCHITECTURES
 from apps.imagegen.models.edm import (
     EDMPrecond,
     Preconditioned,
-    SongConfig,
-    SongUNet,
     VEPrecond,
     VPPrecond,
-    network_config,
 )
 from apps.imagegen.models.edm.blocks import UNetBlock
-from apps.imagegen.models.edm.layers import Convolution, GroupNorm, Resample
+from apps.imagegen.models.edm.layers import Convolution, GroupNorm
 
 PRECONDITIONINGS: dict[str, type[Preconditioned]] = {"edm": EDMPrecond, "vp": VPPrecond, "ve": VEPrecond}
 OFFICIAL = [name for name, architecture in ARCHITECTURES.items() if architecture.file]
@@ -158,6 +153,22 @@ def test_times_of_the_variance_preserving_network() -> None:
     assert network.sigma_max == pytest.approx(152.17, rel=1e-4)  # of beta from 0.1 to 20, Song et al. 2021
 
 
+@pytest.mark.parametrize(
+    ("kind", "clock", "sigma_max"),
+    [("edm", {"sigma_max": 9.0}, 9.0), ("vp", {"beta_d": 5.0}, math.sqrt(math.expm1(2.6))), ("ve", {}, 100.0)],
+)
+def test_every_preconditioning_has_the_same_networks_and_a_clock_of_its_own(
+    kind: str, clock: dict[str, float], sigma_max: float
+) -> None:
+    network = PRECONDITIONINGS[kind](**SMALL, **clock, label_dim=4)
+    assert (network.img_resolution, network.img_channels, network.label_dim) == (16, 3, 4)
+    assert network.sigma_max == pytest.approx(sigma_max)
+    with pytest.raises(TypeError, match="'sigma_maxx'"):
+        PRECONDITIONINGS[kind](**SMALL, sigma_maxx=9.0)
+    with pytest.raises(TypeError, match="img_resolution"):
+        PRECONDITIONINGS[kind](img_channels=3)
+
+
 @pytest.mark.parametrize("kind", ["SongUNet", "DhariwalUNet"])
 def test_a_fresh_network_predicts_nothing(kind: str) -> None:
     torch.manual_seed(0)
@@ -256,111 +267,6 @@ def test_what_carries_nothing_changes_nothing(encoder: str, decoder: str) -> Non
     assert not torch.equal(told(images(), torch.tensor(2.0)), plain(images(), torch.tensor(2.0)))
 
 
-def test_a_residual_encoder_without_a_residual_halves_the_power() -> None:
-    """x = (x + conv(image)) / sqrt(2), Karras et al. 2022, appendix F.1: no branch leaves x / sqrt(2)."""
-    network = SongUNet(SongConfig(img_resolution=8, in_channels=3, out_channels=3, model_channels=8,
-                                  channel_mult=(1, 1), num_blocks=1, encoder_type="residual"))  # fmt: skip
-    seen: dict[str, Tensor] = {}
-    for parameter in network.enc["4x4_aux_residual"].parameters():
-        nn.init.zeros_(parameter)
-
-    def after(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen["down"] = output
-
-    def before(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen["block"] = inputs[0]
-
-    network.enc["4x4_down"].register_forward_hook(after)
-    network.enc["4x4_block0"].register_forward_pre_hook(before)
-    network.eval()(images(size=8), torch.tensor([0.2]))
-    torch.testing.assert_close(seen["block"], seen["down"] * math.sqrt(0.5))
-
-
-def test_resampling_by_the_box_filter() -> None:
-    x = images(size=6)
-    assert torch.allclose(Resample("down", (1, 1))(x), F.avg_pool2d(x, 2), atol=1e-6)
-    assert torch.allclose(Resample("up", (1, 1))(x), x.repeat_interleave(2, 2).repeat_interleave(2, 3), atol=1e-6)
-
-
-def test_resampling_by_a_longer_filter() -> None:
-    """Against the sums written out, zeros beyond the border."""
-    x, taps = images(1, 6)[:, :1], np.array([1, 3, 3, 1]) / 8
-    padded = np.pad(x[0, 0].numpy(), 1)
-    expected = np.array(
-        [[taps @ padded[2 * i : 2 * i + 4, 2 * j : 2 * j + 4] @ taps for j in range(3)] for i in range(3)]
-    )
-    got = Resample("down", (1, 3, 3, 1))(x)
-    assert np.allclose(got[0, 0], expected, atol=1e-6)
-    up = Resample("up", (1, 3, 3, 1))(x)
-    back = torch.autograd.functional.vjp(Resample("down", (1, 3, 3, 1)), torch.zeros_like(up), x)[1]
-    torch.testing.assert_close(up, 4 * back)  # each is the other's adjoint
-
-
-def test_attention_against_sums() -> None:
-    torch.manual_seed(0)
-    block = small(model_type="DhariwalUNet", model_channels=128, channel_mult=[1], img_resolution=4).model.dec[
-        "4x4_in0"
-    ]
-    assert isinstance(block, UNetBlock)
-    assert block.heads == 2
-    x = torch.randn(1, 128, 2, 3)
-    mixed = block.qkv(block.norm2(x))[0].reshape(2, 64, 3, 6).double().numpy()
-    out = np.zeros((2, 64, 6))
-    for head in range(2):
-        query, key, value = (mixed[head, :, part] for part in range(3))
-        for pixel in range(6):
-            weights = np.exp([query[:, pixel] @ key[:, other] / 8 for other in range(6)])
-            out[head, :, pixel] = value @ (weights / weights.sum())
-    expected = block.proj(torch.from_numpy(out).float().reshape(1, 128, 2, 3))
-    torch.testing.assert_close(block._attend(x), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["SongUNet", "DhariwalUNet"])
-def test_unknown_keywords_are_named_with_the_known(kind: str) -> None:
-    with pytest.raises(TypeError, match=rf"keyword arguments of {kind}, got 'channel_multiplier'; .*channel_mult,"):
-        EDMPrecond(16, 3, model_type=kind, channel_multiplier=[1, 2])
-    with pytest.raises(TypeError, match="no 'in_channels' for the network"):
-        EDMPrecond(16, 3, model_type=kind, in_channels=3)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("model_type", "UNet"),
-        ("img_resolution", 18),
-        ("img_resolution", 0),
-        ("img_channels", 2.0),
-        ("label_dim", -1),
-        ("model_channels", 10**9),
-        ("num_blocks", True),
-        ("channel_mult", []),
-        ("channel_mult", [1, 2] * 6),
-        ("channel_mult", 2),
-        ("channel_mult", [1, 0, 1]),
-        ("attn_resolutions", "16"),
-        ("dropout", 1.0),
-        ("dropout", "0.1"),
-        ("label_dropout", -0.1),
-        ("embedding_type", "sine"),
-        ("encoder_type", "none"),
-        ("decoder_type", "residual"),
-        ("resample_filter", [1, 2, 1]),
-        ("resample_filter", [1, -1]),
-        ("model_channels", 34),
-    ],
-)
-def test_values_that_no_network_has(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=r"expected .*got"):
-        EDMPrecond(**{**SMALL, name: value})
-
-
 def test_images_of_another_kind() -> None:
     with pytest.raises(ValueError, match=r"expected images \(B, 3, H, W\), got \(2, 1, 16, 16\)"):
         small()(torch.zeros(2, 1, 16, 16), torch.tensor(1.0))
-
-
-def test_a_configuration_may_be_changed_by_name() -> None:
-    config = network_config("SongUNet", {"img_resolution": 16, "in_channels": 1, "out_channels": 1})
-    assert replace(config, label_dim=10).label_dim == 10
-    with pytest.raises(TypeError, match="img_resolution"):
-        network_config("SongUNet", {"in_channels": 1, "out_channels": 1})

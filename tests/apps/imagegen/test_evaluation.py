@@ -13,7 +13,7 @@ import torch
 
 import core
 from apps.imagegen.data import Images, load_images
-from apps.imagegen.evaluate import EvaluateOptions, compare, main
+from apps.imagegen.evaluate import EvaluateOptions, main
 from apps.imagegen.evaluation import (
     Evaluator,
     Reference,
@@ -27,6 +27,7 @@ from apps.imagegen.features import DIGIT_WEIGHTS, Features, build_features
 from apps.imagegen.methods import MethodOptions
 from apps.imagegen.metrics import Moments, frechet_distance, precision_recall
 from apps.imagegen.models import ImageModel, load_model
+from apps.imagegen.report import compare
 from apps.imagegen.sampling import build_sampler, shipped_samplers, to_uint8
 from core.intervals import student_mean
 from data_tools.cli import UserError, joined
@@ -209,7 +210,9 @@ def test_images_unlike_the_models_and_colours_are_refused(small_models, archive,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_as_a_user_runs_it(run_cli, small_models, archive: Path, features, tmp_path: Path) -> None:
+def test_the_command_as_a_user_runs_it(
+    run_cli, run_here, small_models, archive: Path, features, tmp_path: Path
+) -> None:
     numbers, statistics = tmp_path / "e.json", tmp_path / "s.npz"
     arguments = ["--model", str(small_models["grey"]), "--samples", "12", "--blocks", "3", "--json", str(numbers)]
     arguments += ["--reference", str(archive), "--save_reference", str(statistics), "--nfe", "2", "3"]
@@ -238,7 +241,7 @@ def test_the_command_as_a_user_runs_it(run_cli, small_models, archive: Path, fea
         assert str(saved["features"]) == features.name
         assert saved["sigma"].shape == (64, 64)
     before = numbers.read_bytes()
-    refused = run_cli("apps.imagegen.evaluate", *arguments)
+    refused = run_here("apps.imagegen.evaluate", *arguments)
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert "--overwrite" in refused.stderr

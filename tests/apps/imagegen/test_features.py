@@ -12,9 +12,10 @@ import torch
 from apps.backbones import efficientnet_lite0
 from apps.imagegen.classifier import DigitClassifier, load_classifier, save_classifier
 from apps.imagegen.data import load_images
-from apps.imagegen.features import DIGIT_WEIGHTS, INCEPTION_FILE, INCEPTION_VARIABLE, build_features
+from apps.imagegen.features import DIGIT_WEIGHTS, build_features
 from apps.imagegen.metrics import Moments, frechet_distance
 from apps.imagegen.train_features import FILE_NAME, LARGEST_SHIFT, TrainFeaturesOptions, accuracy, main, moved
+from apps.inception import INCEPTION_FILE, INCEPTION_VARIABLE
 from core.frozen import fingerprint
 from data_tools.cli import UserError
 
@@ -89,10 +90,10 @@ def test_automatic_features_are_named_and_colour_is_refused_where_grey_is_needed
 
 
 def test_inception_asked_for_by_name_is_never_replaced(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr("apps.imagegen.features._torch_fidelity_installed", lambda: False)
+    monkeypatch.setattr("apps.inception.installed", lambda: False)
     with pytest.raises(UserError, match="pip install torch-fidelity"):
         build_features("inception", 3)
-    monkeypatch.setattr("apps.imagegen.features._torch_fidelity_installed", lambda: True)
+    monkeypatch.setattr("apps.inception.installed", lambda: True)
 
     def offline(*_: object, **__: object) -> None:
         raise OSError("no network")
@@ -135,7 +136,7 @@ class Boom:
 
 
 def test_hostile_inception_weights_run_nothing(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr("apps.imagegen.features._torch_fidelity_installed", lambda: True)
+    monkeypatch.setattr("apps.inception.installed", lambda: True)
     weights, target = tmp_path / INCEPTION_FILE, tmp_path / "ran"
     for write in (
         lambda: torch.save({"Conv2d_1a_3x3.conv.weight": Boom(target)}, weights),

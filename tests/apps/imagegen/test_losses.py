@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from apps.imagegen.features import INCEPTION_FILE, INCEPTION_VARIABLE, build_features, load_inception
+from apps.imagegen.features import build_features
 from apps.imagegen.losses import LPIPS_VARIABLE, default_loss, differentiable, parse_loss
 from apps.imagegen.models import Architecture, ImageModel, image_model
 from apps.imagegen.models.edm import SongConfig
+from apps.inception import INCEPTION_FILE, INCEPTION_VARIABLE, load_inception
 from core.supervision import Example
 from data_tools.cli import UserError
 
@@ -152,7 +153,7 @@ def test_inception_has_gradients_and_sees_what_fid_sees(
     torch.save(shell.state_dict(), tmp_path / INCEPTION_FILE)
     monkeypatch.setenv(INCEPTION_VARIABLE, str(tmp_path / INCEPTION_FILE))
     pixels = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    network, _, _ = load_inception()
+    network, _, _ = load_inception("--loss features=1")
     images = (pixels.float() / 127.5 - 1).requires_grad_()
     seen = differentiable(network)(images)
     torch.testing.assert_close(seen, network(pixels)[0], rtol=1e-4, atol=1e-6)

@@ -81,10 +81,55 @@ def test_other_texts_are_refused_or_read(text: str) -> None:
         assert parse_seeds(text)
 
 
-@pytest.mark.parametrize("text", ["", "5-3", "-1", "1,,2", "a", "0-99999999999", "0-20000000", "1.5"])
+@pytest.mark.parametrize(
+    "text", ["", "5-3", "-1", "1,,2", "a", "0-99999999999", "0-20000000", "1.5", "4294967296", "4294967290-4294967300"]
+)
 def test_seeds_that_cannot_be_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="seeds"):
         parse_seeds(text)
+
+
+def test_the_last_seed_is_the_last_that_has_images_of_its_own(colour: ImageModel) -> None:
+    assert parse_seeds("4294967295") == [(1 << 32) - 1]
+    assert torch.equal(colour.noise([7]), colour.noise([7 + (1 << 32)]))  # EDM's rule
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [[1], "afs", {"nfe": "three"}, {"nfe": 0}, {"nfe": True}, {"nfe": 2.0}, {"afs": 1}, {"denoise": "no"}, None],
+)
+def test_a_card_that_no_command_wrote_is_told_in_one_line(
+    small_models, put_solver, run_here, tmp_path: Path, sampling: object
+) -> None:
+    model = load_model(small_models["grey"])
+    spec = MethodOptions("dyweight", 3, afs=True)
+    solver = put_solver(model, tmp_path, spec, sampling={"nfe": None} if sampling is None else sampling)
+    arguments = ["--model", str(small_models["grey"]), "--solver", str(solver), "--out", str(tmp_path / "o")]
+    done = run_here("apps.imagegen.sample", *arguments, "--seeds", "0-1")
+    if sampling is None:  # a card that says nothing: no analytic start, which is a call more
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / "o" / MANIFEST).read_text())["sampler"]["nfe"] == 4
+        return
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"in the card of {solver}, got" in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_solver_of_other_sizes_is_told_in_one_line(small_models, put_solver, run_here, tmp_path: Path) -> None:
+    grey, colour = (load_model(small_models[name]) for name in ("grey", "colour"))
+    spec = MethodOptions("spanlift", 3, base="ipndm", width=4)
+    channels = put_solver(colour, tmp_path / "channels", spec, identity=grey.identity)
+    steps = put_solver(grey, tmp_path / "steps", MethodOptions("dyweight", 3))
+    solver = core.load(steps)
+    core.save(
+        steps, solver, grid=grey.grid("karras", 5), field_identity=grey.identity, supervision="teacher", loss="mse"
+    )  # pyright: ignore
+    for path, message in ((channels, "an operator on 1 channels"), (steps, "steps")):
+        arguments = ["--model", str(small_models["grey"]), "--solver", str(path), "--out", str(tmp_path / "o")]
+        done = run_here("apps.imagegen.sample", *arguments, "--seeds", "0-1")
+        assert done.returncode == 2
+        assert message in done.stderr.splitlines()[-1]
 
 
 def test_solvers_are_told_apart(colour: ImageModel) -> None:
@@ -184,7 +229,7 @@ def test_folders_and_files_of_others_are_left_alone(small_models, tmp_path: Path
     note = tmp_path / "mine" / "note.txt"
     note.write_text("precious")
     for out in (tmp_path / "mine", note, note / "below"):
-        with pytest.raises(UserError, match="expected a"):
+        with pytest.raises(UserError, match=r"expected (a new|--out to be a) folder"):
             main(options_for(small_models, out, overwrite=True))
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "note.txt"]
 
@@ -213,12 +258,12 @@ def test_a_model_that_gives_no_numbers_says_so(small_models, tmp_path: Path, mon
         main(options_for(small_models, tmp_path / "images"))
 
 
-def test_the_command_as_a_user_runs_it(run_cli, small_models, tmp_path: Path) -> None:
+def test_the_command_as_a_user_runs_it(run_cli, run_here, small_models, tmp_path: Path) -> None:
     arguments = ["--model", str(small_models["colour"]), "--seeds", "0-4", "--batch", "2", "--out", str(tmp_path / "o")]
     done = run_cli("apps.imagegen.sample", *arguments)
     assert done.returncode == 0, done.stderr
     assert load_images(str(tmp_path / "o")).pixels.shape == (5, 3, 8, 8)
-    refused = run_cli("apps.imagegen.sample", *arguments, "--nfe", "5")
+    refused = run_here("apps.imagegen.sample", *arguments, "--nfe", "5")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert "--overwrite" in refused.stderr

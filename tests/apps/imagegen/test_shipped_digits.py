@@ -11,6 +11,7 @@ from apps.imagegen.classifier import load_classifier
 from apps.imagegen.data import load_images
 from apps.imagegen.models.files import ASSETS, ImageModel, load_model
 from apps.imagegen.sampling import sample_batch
+from apps.imagegen.train_model import TrainModelOptions
 
 SEEDS = range(48)
 
@@ -29,10 +30,18 @@ def test_it_is_small_and_says_where_it_comes_from(model: ImageModel) -> None:
     assert (ASSETS / "digits.safetensors").stat().st_size < 3e6
     assert (model.resolution, model.channels, model.label_dim) == (16, 1, 0)
     assert model.card["data"]["fingerprint"] == load_images("digits").fingerprint
-    assert {"iterations", "seed", "size"} <= model.card["command"].keys()
     described = (ASSETS / "MODEL_CARD.md").read_text()
-    assert f"--iterations {model.card['command']['iterations']}" in described
+    assert "python -m apps.imagegen.train_model" in described
     assert model.identity[:12] in described
+
+
+def test_it_is_what_the_default_command_makes(model: ImageModel) -> None:
+    made, stage = model.card["stage"], TrainModelOptions().stage()
+    assert "weights" not in model.card  # of a run that was stopped
+    assert model.card["command"]["size"] == "digits"
+    assert (made["batch"], made["seed"]) == (stage.batch, stage.seed)
+    for name in ("iterations", "learning_rate", "warmup", "ema_decay"):
+        assert made["fitting"][name] == getattr(stage.fitting, name)
 
 
 def test_samples_have_the_strokes_of_upright_digits_of_all_kinds(samples: Tensor) -> None:

@@ -21,6 +21,7 @@ from apps.imagegen.tables.table import Cell, Filled, as_csv, as_json, exactly, s
 from core.intervals import Interval
 from data_tools.cli import UserError
 
+PUBLISHED = load_published()
 IDENTITY = {"model": "abc", "nfe": 3, "range": (1, 2)}
 
 
@@ -177,7 +178,7 @@ def test_commands() -> None:
 
 @pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if spec.data])
 def test_published_numbers_are_found_for_every_table(name: str) -> None:
-    published, spec = load_published(), SPECS[name]
+    spec = SPECS[name]
     assert spec.data is not None
     for line in spec.lines:
         found = [number_of(line, spec.data, nfe) for nfe in spec.nfe]
@@ -189,20 +190,19 @@ def test_published_numbers_are_found_for_every_table(name: str) -> None:
         else:
             assert all(found[1:])
     spanlift = [number_of(line, spec.data, spec.nfe[0]) for line in spec.lines if line.label == "SpanLift"]
-    assert spanlift in ([], [published.find(spec.data, "spanlift", 3)])
+    assert spanlift in ([], [PUBLISHED.find(spec.data, "spanlift", 3)])
 
 
 def number_of(line: Line, data: str, nfe: int) -> object:
-    return load_published().find(
+    return PUBLISHED.find(
         data, line.solver, nfe, base=line.published_base, setting=line.setting, schedule=line.schedule
     )
 
 
 def test_published_ratios_are_found() -> None:
-    published = load_published()
     for line in SPAN_LINES:
         steps = [
-            published.find("imagenet64", "spanlift", step, "out-of-span-ratio", base=line.base) for step in range(2, 8)
+            PUBLISHED.find("imagenet64", "spanlift", step, "out-of-span-ratio", base=line.base) for step in range(2, 8)
         ]
         assert all(0.84 < number.value < 1 for number in steps if number is not None)
         assert None not in steps

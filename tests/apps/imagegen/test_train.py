@@ -25,8 +25,8 @@ from apps.imagegen.models import Architecture, ImageModel, load_model, save_mode
 from apps.imagegen.models.edm import SongConfig
 from apps.imagegen.solvers import build_method
 from apps.imagegen.stages.pairs import FIRST_SEED, PairOptions, Pairs
-from apps.imagegen.train_options import CONFIGS, TrainOptions, base_first, with_recipes
-from data_tools.cli import UserError, build_parser
+from apps.imagegen.train_options import CONFIGS, TrainOptions, base_first
+from data_tools.cli import UserError, build_parser, named_configs
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -234,9 +234,9 @@ def test_a_folder_of_another_run_is_refused(model_file: str, tmp_path: Path) -> 
 
 
 def test_the_command_tells_a_mistake_in_one_line(
-    run_cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    run_here: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    result = run_cli("apps.imagegen.train", "--solver", "ipndm", "--out", str(tmp_path / "out"))
+    result = run_here("apps.imagegen.train", "--solver", "ipndm", "--out", str(tmp_path / "out"))
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
@@ -249,7 +249,7 @@ def test_recipes_are_what_the_command_reads() -> None:
     """Each parses to options that the command accepts, of the method and calls that its name says."""
     parser = build_parser(TrainOptions, prog="x", description="x", examples="x")
     for name in RECIPES:
-        read = vars(parser.parse_args(with_recipes(["--config", name])))
+        read = vars(parser.parse_args(named_configs(["--config", name], CONFIGS)))
         options = TrainOptions(**{key: value for key, value in read.items() if key != "config"})
         train.check(options)
         method, _, calls = name.rpartition("-nfe")
@@ -274,17 +274,3 @@ def test_recipes_cover_the_published_tables() -> None:
     wanted |= {f"spanlift-{base}imagenet64-nfe{n}" for base in ("", "euler-", "heun-", "ipndm-") for n in (7, 9, 11)}
     wanted |= {f"s4s-alt-{d}-nfe{n}" for d in ("cifar10", "ffhq", "afhqv2") for n in range(3, 11)}
     assert wanted == set(RECIPES)
-
-
-def test_names_of_recipes_stand_for_their_files(tmp_path: Path) -> None:
-    path = str(CONFIGS / "dyweight-cifar10-nfe3.yaml")
-    assert with_recipes(["--config", "dyweight-cifar10-nfe3", "--nfe", "3"]) == ["--config", path, "--nfe", "3"]
-    assert with_recipes(["--config=dyweight-cifar10-nfe3"]) == ["--config", path]
-    assert with_recipes(["--config", "own.yaml", "--out", "--config=x"]) == [
-        "--config",
-        "own.yaml",
-        "--out",
-        "--config",
-        "x",
-    ]
-    assert with_recipes(["--out", "dyweight-cifar10-nfe3"]) == ["--out", "dyweight-cifar10-nfe3"]

@@ -27,18 +27,36 @@ class Coefficients(NamedTuple):
 
 
 class Preconditioned(nn.Module):
-    """What the three preconditionings share: types, labels and equation 7.
+    """What the three preconditionings share: network, types, labels and equation 7.
+
+    Args:
+        img_resolution: height and width of the images.
+        img_channels: of the images.
+        label_dim: number of classes, 0 is unconditional.
+        use_fp16: run the core in half precision on CUDA.
+        model_type: "SongUNet" or "DhariwalUNet".
+        model_kwargs: fields of `SongConfig` or `DhariwalConfig`.
 
     Attributes:
         core_dtype: of the convolutions between the embedding and the output; float16 only on CUDA.
         sigma_min, sigma_max: noise levels that the network was made for.
+
+    Raises:
+        TypeError: an unknown keyword.
+        ValueError: a value that no network can have.
     """
 
     sigma_min: float
     sigma_max: float
 
     def __init__(
-        self, img_resolution: int, img_channels: int, label_dim: int, use_fp16: bool, model_type: str, values: dict
+        self,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int = 0,
+        use_fp16: bool = False,
+        model_type: str = "SongUNet",
+        **model_kwargs: Any,
     ) -> None:
         super().__init__()
         fixed = {
@@ -47,11 +65,11 @@ class Preconditioned(nn.Module):
             "out_channels": img_channels,
             "label_dim": label_dim,
         }
-        for name in sorted(fixed.keys() & values.keys()):
+        for name in sorted(fixed.keys() & model_kwargs.keys()):
             raise TypeError(f"expected no {name!r} for the network, got one; the image gives it")
         self.img_resolution, self.img_channels, self.label_dim = img_resolution, img_channels, label_dim
         self.core_dtype = torch.float16 if use_fp16 else torch.float32
-        self.model: SongUNet | DhariwalUNet = build_network(network_config(model_type, {**fixed, **values}))
+        self.model: SongUNet | DhariwalUNet = build_network(network_config(model_type, {**fixed, **model_kwargs}))
 
     @property
     def use_fp16(self) -> bool:
@@ -120,18 +138,9 @@ class EDMPrecond(Preconditioned):
     """Karras et al. 2022's own preconditioning (Table 1, last column).
 
     Args:
-        img_resolution: height and width of the images.
-        img_channels: of the images.
-        label_dim: number of classes, 0 is unconditional.
-        use_fp16: run the core in half precision on CUDA.
         sigma_min, sigma_max: noise levels it is made for.
         sigma_data: standard deviation of the data.
-        model_type: "SongUNet" or "DhariwalUNet".
-        model_kwargs: fields of `SongConfig` or `DhariwalConfig`.
-
-    Raises:
-        TypeError: an unknown keyword.
-        ValueError: a value that no network can have.
+        img_resolution, img_channels, label_dim, use_fp16, model_type, model_kwargs: see `Preconditioned`.
     """
 
     def __init__(
@@ -146,7 +155,7 @@ class EDMPrecond(Preconditioned):
         model_type: str = "DhariwalUNet",
         **model_kwargs: Any,
     ) -> None:
-        super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, model_kwargs)
+        super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, **model_kwargs)
         self.sigma_min, self.sigma_max, self.sigma_data = sigma_min, sigma_max, sigma_data
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
@@ -159,26 +168,16 @@ class VPPrecond(Preconditioned):
     """Variance preserving, linear beta (Table 1, first column).
 
     Args:
-        img_resolution, img_channels, label_dim, use_fp16, model_type, model_kwargs: see `EDMPrecond`.
         beta_d, beta_min: slope and start of beta.
         M: number of noise levels the network was trained on.
         epsilon_t: time of the least noise.
+        network: see `Preconditioned`.
     """
 
     def __init__(
-        self,
-        img_resolution: int,
-        img_channels: int,
-        label_dim: int = 0,
-        use_fp16: bool = False,
-        beta_d: float = 19.9,
-        beta_min: float = 0.1,
-        M: int = 1000,
-        epsilon_t: float = 1e-5,
-        model_type: str = "SongUNet",
-        **model_kwargs: Any,
+        self, *, beta_d: float = 19.9, beta_min: float = 0.1, M: int = 1000, epsilon_t: float = 1e-5, **network: Any
     ) -> None:
-        super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, model_kwargs)
+        super().__init__(**network)
         self.beta_d, self.beta_min, self.M = beta_d, beta_min, M
         self.sigma_min, self.sigma_max = self._sigma(epsilon_t), self._sigma(1.0)
 
@@ -194,20 +193,15 @@ class VPPrecond(Preconditioned):
 
 
 class VEPrecond(Preconditioned):
-    """Variance exploding (Table 1, second column); arguments as those of `EDMPrecond`."""
+    """Variance exploding (Table 1, second column).
 
-    def __init__(
-        self,
-        img_resolution: int,
-        img_channels: int,
-        label_dim: int = 0,
-        use_fp16: bool = False,
-        sigma_min: float = 0.02,
-        sigma_max: float = 100.0,
-        model_type: str = "SongUNet",
-        **model_kwargs: Any,
-    ) -> None:
-        super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, model_kwargs)
+    Args:
+        sigma_min, sigma_max: noise levels it is made for.
+        network: see `Preconditioned`.
+    """
+
+    def __init__(self, *, sigma_min: float = 0.02, sigma_max: float = 100.0, **network: Any) -> None:
+        super().__init__(**network)
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
