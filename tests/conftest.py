@@ -14,6 +14,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+MOST_WORKERS = 4
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: processes side by side share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Processes that run tests side by side: none where time is measured, or where one file is all there is to run."""
+    one_file = len(config.args) == 1 and ".py" in config.args[0]
+    return 0 if one_file or config.getoption("benchmark_enable") else min(MOST_WORKERS, os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")
