@@ -179,9 +179,8 @@ def select(
     """The events that SEVIR's published loaders use, in their order.
 
     In this order: `after` < time <= `until`; nothing missing (`pct_missing` is 0; an empty field is not); the image
-        type; an id
-    that now stands in more than one row is dropped altogether (a known fault of SEVIR: none of the rows can be
-    trusted); sorted by id as text, so that random events come before storms.
+    type; an id that now stands in more than one row is dropped altogether (a known fault of SEVIR: none of the rows
+    can be trusted); sorted by id as text, so that random events come before storms.
     """
     kept = [
         entry

@@ -23,6 +23,9 @@ console = Console(stderr=True)
 """Where people are talked to. stdout is kept for results."""
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What a system says of a full disk, or of a limit that comes to the same."""
+
 UNUSABLE = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
     errno.ELOOP,
@@ -112,7 +115,7 @@ def run(
         sys.stderr.write(f"{prog}: interrupted; what was finished is kept\n")
         raise SystemExit(130) from None
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in FULL:
             _complain(prog, f"no space left on the device while writing {error.filename or 'the output'}: free some")
         if error.errno in UNUSABLE:
             _complain(prog, f"cannot write or read {error.filename}: {error.strerror}; choose another place")
@@ -179,6 +182,18 @@ def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
             raise UserError(f"expected a file name for the output, got the folder {path}")
         if path.exists() and not overwrite:
             raise UserError(f"expected a new file, got {path}, which exists; add --overwrite or choose another name")
+
+
+def beside(source: Path, name: Callable[[str], str]) -> Path:
+    """The output next to `source` that is called `name` of its name; `source` may be the folder one is in.
+
+    Raises:
+        UserError: nothing lies next to a root.
+    """
+    place = source if source.name not in {"", ".."} else source.resolve()
+    if not place.name:
+        raise UserError(f"expected --out, since nothing lies beside {source}; name a file")
+    return place.with_name(name(source.resolve().name))
 
 
 def check_folder(out: Path, option: str = "--out") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from data_tools.cli import UserError, console, run
-from data_tools.conversion.blocks import convert_block, read_record, record_path
+from data_tools.conversion.blocks import Repair, convert_block, repair_block
 from data_tools.conversion.cluster import Outcome, outcomes, processes
 from data_tools.conversion.manifest import check_block, checks_of, manifest_path, read_manifest
 from data_tools.conversion.plan import Plan, alone
@@ -114,7 +115,7 @@ def convert(options: Options) -> None:
                 f"{failures[0].failure} ({len(failures)} of {done + len(blocks)} blocks failed; the others are kept in "
                 f"{plan.folder}, and the same command goes on)"
             )
-        plan.finish()
+        plan.finish(options.overwrite)
     parts = ", ".join(f"{count} {split}" for split, count in sorted(Counter(plan.events.splits).items()))
     print(f"{options.out}: {len(plan.events)} events ({parts})")
 
@@ -173,18 +174,13 @@ def repair(options: Options) -> None:
     with alone(plan.folder):
         if plan.begun:
             raise UserError(f"expected no unfinished conversion, got {plan.folder}: finish it first")
-        plan.records.mkdir(exist_ok=True)
+        shutil.rmtree(plan.records, ignore_errors=True)  # of a repair that was killed: what it did may be damaged since
+        plan.records.mkdir()
         blocks = [block._replace(store=plan.out) for block in plan.blocks() if block.number in damage]
-        for outcome in _do_all(options, convert_block, blocks, "repairing"):
+        repairs = [Repair(block, manifest.blocks[block.number]) for block in blocks]
+        for outcome in _do_all(options, repair_block, repairs, "repairing"):
             if outcome.failure:
                 raise outcome.failure
-        written = {block.number: read_record(record_path(plan.records, block.number)) for block in blocks}
-    other = [number for number, record in written.items() if record != manifest.blocks[number]]
-    if other:
-        raise UserError(
-            f"expected the values that {plan.out} was made of, got others in {plan.events.path} for blocks "
-            f"{_numbers(other)}: convert the archive anew"
-        )
     print(f"{options.out}: {len(blocks)} blocks written again ({_numbers(damage) or 'none was damaged'})")
 
 

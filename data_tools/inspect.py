@@ -14,7 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from core.fitting import write_atomically
-from data_tools.cli import UserError, check_outputs, progress_bar, run
+from data_tools.cli import UserError, beside, check_outputs, progress_bar, run
 from data_tools.colours import COLOUR_SCALES, draw_frame
 from data_tools.ingest import FORMATS
 from data_tools.inspection import Report, inspect_hdf5, inspect_radar, inspect_sevir, inspect_store
@@ -105,7 +105,7 @@ def picture(path: Path, report: Report, title: str) -> None:
 
 def main(options: Options) -> None:
     path = Path(options.path)
-    out = Path(options.out) if options.out else path.with_name(f"{path.resolve().name}.inspect.png")
+    out = Path(options.out) if options.out else beside(path, lambda name: f"{name}.inspect.png")
     if path.exists():
         check_outputs([out], options.overwrite)
     report = examine_path(path, options.event, options.verify)
@@ -117,7 +117,7 @@ def main(options: Options) -> None:
     if len(report.problems) > LISTED:
         print(f"  and {len(report.problems) - LISTED} problems more")
     if report.frames and any(np.isfinite(frame).any() for _, frame in report.frames):
-        picture(out, report, path.name)
+        picture(out, report, path.resolve().name)
         print(f"  picture: {out}")
     if report.problems:
         others = f" and {len(report.problems) - 1} problems more" if len(report.problems) > 1 else ""

@@ -17,7 +17,7 @@ from data_tools.cli import UserError
 from data_tools.quantities import RAINFALL_RATE, VIL
 from data_tools.schema import examine, unpack
 from data_tools.sevir import split_of
-from data_tools.sevir_files import find_catalog, opened, read_event, shape_of
+from data_tools.sevir_files import find_catalog, ids_in, opened, read_event, shape_of, text_of
 from data_tools.sources import pixel_of
 from data_tools.store import EventStore
 
@@ -205,12 +205,8 @@ def inspect_hdf5(path: Path, event: str | None) -> Report:
         with opened(path) as file:
             vil = file["vil"]
             assert isinstance(vil, h5py.Dataset)  # `shape_of` saw to it
-            names = file.get("id")
-            ids = (
-                [_text(name) for name in names]
-                if isinstance(names, h5py.Dataset)
-                else [str(n) for n in range(len(vil))]
-            )
+            names = ids_in(file, path)
+            ids = [str(n) for n in range(len(vil))] if names is None else [text_of(name) for name in names]
             report.lines += [
                 f"vil: {len(vil)} events of {frames} frames, {height} x {width} pixels, {vil.dtype}",
                 f"stored in chunks of {vil.chunks}, compression {vil.compression}"
@@ -218,10 +214,8 @@ def inspect_hdf5(path: Path, event: str | None) -> Report:
                 else "stored in one piece",
                 f"ids: {ids[0]} to {ids[-1]}, {len(set(ids))} of {len(ids)} different" if ids else "no events",
             ]
-            if len(ids) != len(vil):
-                report.problems.append(f"expected as many ids as events, got {len(ids)} and {len(vil)}")
-            if ids and len(vil):
-                chosen = _choose(ids[: len(vil)], event, path)
+            if ids:
+                chosen = _choose(ids, event, path)
                 report.lines.append(f"shown: {ids[chosen]}")
                 codes = np.moveaxis(vil[chosen], -1, 0)
                 report.frames = [(f"{ids[chosen]}\nframe {one}", unpack(codes[one], VIL)) for one in _spread(frames)]
@@ -230,10 +224,6 @@ def inspect_hdf5(path: Path, event: str | None) -> Report:
     except OSError as error:
         report.problems.append(f"a part of {path} cannot be read ({' '.join(str(error).split())}): download it again")
     return report
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def inspect_radar(path: Path, kind: Format, files: list[Path], verify: bool, track: Track) -> Report:

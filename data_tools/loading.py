@@ -152,7 +152,8 @@ class SevirWindows(Dataset):
         values = np.empty(codes.shape, np.float32)
         for moment, frame in enumerate(values):  # one by one: a frame stays in the processor's cache from line to line
             frame[...] = codes[moment]
-            frame += offset
+            if offset:
+                frame += offset
             frame *= scale
         lost = VIL.storage[2]
         if self.missing != "code" and codes.max() == lost:  # the greatest code: that there is none is soon seen
@@ -162,13 +163,15 @@ class SevirWindows(Dataset):
 
 def _laid_out(frames: Tensor, layout: Layout) -> Tensor:
     """(T, H, W) in `layout`, contiguous."""
-    arranged = {
-        "THW": frames,
-        "THWC": frames.unsqueeze(-1),
-        "TCHW": frames.unsqueeze(-3),
-        "HWT": frames.permute(1, 2, 0),
-    }[layout]
-    return arranged.contiguous()
+    match layout:
+        case "THW":
+            return frames.contiguous()
+        case "THWC":
+            return frames.unsqueeze(-1).contiguous()
+        case "TCHW":
+            return frames.unsqueeze(-3).contiguous()
+        case "HWT":
+            return frames.permute(1, 2, 0).contiguous()
 
 
 def loader(
@@ -182,13 +185,15 @@ def loader(
 ) -> DataLoader:
     """A DataLoader of `dataset` whose workers are spawned: what a fork copies of Zarr's threads can hang.
 
-    With `shuffle` the order of every pass follows from `seed`. Workers live on from pass to pass.
+    With `shuffle` the order of every pass follows from `seed`. With `drop_last` a last batch that is not full is left
+    out. Workers live on from pass to pass.
     """
     return DataLoader(
         dataset,
         batch_size=batch,
         shuffle=shuffle,
         num_workers=workers,
+        drop_last=drop_last,
         generator=torch.Generator().manual_seed(seed),
         multiprocessing_context="spawn" if workers else None,
         persistent_workers=workers > 0,

@@ -94,7 +94,7 @@ def unpack(codes: np.ndarray, quantity: Quantity) -> np.ndarray:
     a threshold of 0.1, which the product of two float32 does not.
     """
     _, scale, missing = quantity.storage
-    values = (codes.astype(np.float64) * scale).astype(np.float32)
+    values = codes.astype(np.float32) if scale == 1.0 else (codes.astype(np.float64) * scale).astype(np.float32)
     values[codes == missing] = np.nan
     return values
 
@@ -192,6 +192,8 @@ def _check_members(name: str, members: Mapping[str, Any]) -> list[str]:
     dtype, scale, missing = QUANTITIES[name].storage
     attached = dict(values.attrs)
     problems = []
+    if 0 in values.shape:
+        problems.append(f"expected events, frames and pixels in {name}, got shape {values.shape}")
     if str(values.dtype) != dtype:
         problems.append(f"expected {name} to be packed as {dtype}, got {values.dtype}")
     if values.shards is not None or values.chunks[0] != 1 or values.chunks[2:] != values.shape[2:]:

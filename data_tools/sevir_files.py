@@ -158,26 +158,46 @@ def shape_of(path: Path) -> tuple[int, int, int]:
     """(H, W, T) of a SEVIR file, or `UserError`."""
     with opened(path) as file:
         data = _dataset(file, "vil", path)
-        if data.ndim != 4 or data.dtype != np.uint8 or data.shape[1] != data.shape[2] or data.shape[3] not in STEPS:
+        square = data.ndim == 4 and data.shape[1] == data.shape[2] > 0
+        if not square or data.dtype != np.uint8 or data.shape[3] not in STEPS:
             raise UserError(
                 f"expected vil (N, H, W, T) uint8 with H = W and T = 49 or 25, got {data.shape} {data.dtype} "
                 f"in {path}: is it a SEVIR file?"
             )
+        ids_in(file, path)
         _, height, width, frames = data.shape
         return height, width, frames
 
 
+def ids_in(file: h5py.File, path: Path) -> h5py.Dataset | None:
+    """`id` (N,), a text for each event of `vil`; None where there is none, as in SEVIR-LR. `UserError` if it is other
+    than that."""
+    names, count = file.get("id"), len(_dataset(file, "vil", path))
+    if not isinstance(names, h5py.Dataset):
+        return None
+    if names.shape != (count,) or names.dtype.kind not in "SO":
+        raise UserError(
+            f"expected id ({count},) of text in {path}, as many as events, got {names.shape} {names.dtype}: download "
+            "it again"
+        )
+    return names
+
+
+def text_of(name: object) -> str:
+    """An id as h5py gives it."""
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+
+
 def read_event(file: h5py.File, entry: Entry, path: Path, frames: slice = slice(None)) -> np.ndarray:
     """(T, H, W) uint8 of the `frames` of one event, or `UserError` where it is not there, not readable or another."""
-    data, names = _dataset(file, "vil", path), file.get("id")
+    data, names = _dataset(file, "vil", path), ids_in(file, path)
     if entry.file_index >= len(data):
         raise UserError(f"expected event {entry.id} at {entry.file_index} of {path}, got {len(data)} events in it")
     try:
         codes = data[entry.file_index]  # whole, as it lies on disk: a few frames would be H * W short reads
-        name = names[entry.file_index] if isinstance(names, h5py.Dataset) else None
+        name = None if names is None else text_of(names[entry.file_index])
     except OSError as error:
         raise UserError(f"expected event {entry.id} in {path}, got a damaged part: download it again") from error
-    name = name.decode() if isinstance(name, bytes) else name
     if name not in {None, entry.id}:
         raise UserError(f"expected event {entry.id} at {entry.file_index} of {path}, got {name}: wrong catalogue?")
     return np.ascontiguousarray(np.moveaxis(np.asarray(codes)[..., frames], -1, 0))

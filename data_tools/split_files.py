@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from core.fitting import write_atomically
 from data_tools.cli import UserError
 
 FORMAT = "spanlift split"
@@ -52,11 +52,20 @@ class Part:
         raw_frames: frames of the events that they are cut from.
         frames: frames of a window.
         windows: each an event's id and a first frame.
+
+    Raises:
+        ValueError: a window without frames, or one that leads out of its event.
     """
 
     raw_frames: int
     frames: int
     windows: tuple[Window, ...]
+
+    def __post_init__(self) -> None:
+        outside = [window for window in self.windows if not 0 <= window.start <= self.raw_frames - self.frames]
+        if outside or self.frames < 1:
+            wrong = f"{self.frames} frames from {outside[0].start} on" if outside else f"{self.frames} frames"
+            raise ValueError(f"expected windows inside events of {self.raw_frames} frames, got {wrong}")
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -107,7 +116,6 @@ def write_split(path: str | Path, split: Split) -> None:
 
     Of each part: `raw_frames`, `frames`, `count`, `sha256` and `windows`, a list of [event id, first frame].
     """
-    path = Path(path)
     parts = {
         name: {
             "raw_frames": part.raw_frames,
@@ -119,13 +127,8 @@ def write_split(path: str | Path, split: Split) -> None:
         for name, part in split.parts.items()
     }
     content = {"format": FORMAT, "version": VERSION, "name": split.name, "sha256": split.sha256, "parts": parts}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    text = json.dumps(content) + "\n"
+    write_atomically(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_split(path: str | Path) -> Split:

@@ -81,8 +81,10 @@ def named_split(name: str, entries: Iterable[Entry], raw_frames: int | None = No
 
 def _prediff(entries: list[Entry], raw_frames: int) -> dict[str, list[Window]]:
     windows = cut_events(shuffle_twice(_ids(select(entries, until=VAL_UNTIL))), raw_frames)
-    train, val = random_split(windows, [0.9, 0.1], torch.Generator().manual_seed(0))  # type: ignore[arg-type]
     test = cut_events(_ids(select(entries, after=VAL_UNTIL)), raw_frames)
+    if len(windows) < 10:  # random_split would warn of the part that is refused later
+        return {"train": windows, "val": [], "test": test}
+    train, val = random_split(windows, [0.9, 0.1], torch.Generator().manual_seed(0))  # type: ignore[arg-type]
     return {"train": [windows[k] for k in train.indices], "val": [windows[k] for k in val.indices], "test": test}
 
 

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from core.fitting import write_atomically
-from data_tools.cli import UserError, check_outputs, progress_bar, run
+from data_tools.cli import UserError, beside, check_outputs, progress_bar, run
 from data_tools.colours import COLOUR_SCALES
 from data_tools.quantities import RAIN_FLOOR, Quantity
 from data_tools.sources import files_not_there, open_events, pixel_of
@@ -200,7 +200,7 @@ def main(options: Options) -> None:
     if options.pairs < 0 or not 1 <= options.workers <= 256:
         raise UserError(f"expected --pairs from 0 and --workers from 1, got {options.pairs} and {options.workers}")
     source = Path(options.store)
-    base = Path(options.out) if options.out else source.with_name(f"{source.resolve().stem}.stats")
+    base = Path(options.out) if options.out else beside(source, lambda name: f"{Path(name).stem}.stats")
     numbers, picture = (base.with_name(base.name + ending) for ending in (".json", ".png"))
     table = open_events(source)
     check_outputs([numbers, picture], options.overwrite)
@@ -221,7 +221,7 @@ def main(options: Options) -> None:
             )
             results[split] = summarise(counted, table)
     content = {
-        "store": source.name,
+        "store": source.resolve().name,
         "quantity": table.quantity.name,
         "units": table.quantity.units,
         "time_step_seconds": table.time_step_seconds,
@@ -231,7 +231,7 @@ def main(options: Options) -> None:
     }
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     write_atomically(numbers, lambda path: path.write_text(text))
-    plot(picture, results, table.quantity, f"{source.name}: {len(table)} events of {table.quantity.name}")
+    plot(picture, results, table.quantity, f"{source.resolve().name}: {len(table)} events of {table.quantity.name}")
     for split, found in results.items():
         print(_line(split, found))
     if files_not_there(table):

@@ -90,21 +90,23 @@ class EventStore(EventTable):
 
     def _read_chunk(self, index: int, number: int) -> np.ndarray:
         """The frames of chunk `number` of event `index`; the last chunk may have more of them than the event."""
-        wanted = f"expected whole fields of {self.ids[index]} in {self.path}"
-        chunk = self.path / self.quantity.name / self.fields.metadata.encode_chunk_key((index, number, 0, 0))
-        named = chunk.relative_to(self.path).as_posix()
+        key = f"{self.quantity.name}/{self.fields.metadata.encode_chunk_key((index, number, 0, 0))}"
         length = self.fields.chunks[1]
         try:
-            data = chunk.read_bytes()
             if decodable(self.fields):
-                return decode(data, self.quantity.storage[0], (length, *self.shape[2:]))
+                # neither a buffer nor a Path: together they cost as much as the decoding of a small chunk
+                with open(f"{self.path}/{key}", "rb", buffering=0) as file:
+                    return decode(file.readall(), self.quantity.storage[0], (length, *self.shape[2:]))
+            (self.path / key).stat()
             return np.asarray(self.fields[index, number * length : (number + 1) * length])
         except FileNotFoundError as error:  # zarr would give missing values for it, and no error
-            got = f"no {named}"
-            raise UserError(f"{wanted}, got {got}: copy the store anew or write it again") from error
+            raise self._damaged(index, f"no {key}") from error
         except (RuntimeError, ValueError, TypeError, SystemError, OSError, MemoryError) as error:  # blosc's and zarr's
-            got = f"damage in {named} ({' '.join(str(error).split())})"
-            raise UserError(f"{wanted}, got {got}: copy the store anew or write it again") from error
+            raise self._damaged(index, f"damage in {key} ({' '.join(str(error).split())})") from error
+
+    def _damaged(self, index: int, got: str) -> UserError:
+        wanted = f"expected whole fields of {self.ids[index]} in {self.path}"
+        return UserError(f"{wanted}, got {got}: copy the store anew or write it again")
 
 
 def _position(frames: range, bound: int) -> int:

@@ -23,6 +23,7 @@ from typing import Any
 from core.fitting import write_atomically
 from data_tools.cli import UserError, progress_bar
 from data_tools.etags import verify
+from data_tools.locks import locked
 from data_tools.s3 import Bucket, ChangedError, NotThereError, RemoteObject
 
 BLOCK = 8 << 20
@@ -67,18 +68,8 @@ class Ledger:
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep a second download out of `folder`, or raise `UserError` where one is at work."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".download.lock").open("w") as file:
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
-            yield
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"expected {folder} for this download alone, got another at work in it: wait for it"
-            ) from error
+    refusal = f"expected {folder} for this download alone, got another at work in it: wait for it"
+    with locked(folder / ".download.lock", refusal):
         yield
 
 
@@ -239,4 +230,8 @@ def describe_all(bucket: Bucket, keys: Sequence[str], workers: int) -> dict[str,
             return error
 
     with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="describe") as pool:
-        return dict(zip(keys, pool.map(describe, keys), strict=True))
+        try:
+            return dict(zip(keys, pool.map(describe, keys), strict=True))
+        except BaseException:  # also Ctrl-C: the others shall not wait their patience out
+            bucket.stop.set()
+            raise

@@ -6,9 +6,11 @@ archive's own directory says are refused before or while writing; a file takes i
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -38,13 +40,15 @@ def wanted_members(archive: zipfile.ZipFile, wanted: re.Pattern[str], limit: int
     strip = f"{tops.pop()}/" if len(tops) == 1 and all("/" in info.filename for info in infos) else ""
     strip = "" if strip == "data/" else strip
     members: dict[str, zipfile.ZipInfo] = {}
+    seen: set[str] = set()
     for info in infos:
         name = info.filename.removeprefix(strip)
         if not wanted.fullmatch(name):
             continue
-        if name.lower() in {other.lower() for other in members}:  # one file on some file systems
+        if name.lower() in seen:  # one file on some file systems
             raise UserError(f"expected each file once in {source}, got {name} twice: download it again")
         members[name] = info
+        seen.add(name.lower())
     if not members:
         raise UserError(f"expected CATALOG.csv and data/*/*.h5 in {source}, got none of them: is it another archive?")
     total = sum(info.file_size for info in members.values())
@@ -60,6 +64,8 @@ def _require_safe(info: zipfile.ZipInfo, source: str | None) -> None:
         raise UserError(f"expected file names inside the folder in {source}, got {info.filename!r}: do not trust it")
     if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
         raise UserError(f"expected plain files in {source}, got a link or device {info.filename!r}: do not trust it")
+    if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        raise UserError(f"expected deflated files in {source}, got others in {info.filename!r}: unpack it yourself")
     if info.flag_bits & 1:
         raise UserError(f"expected no encrypted file in {source}, got {info.filename!r}: unpack it yourself")
 
@@ -95,7 +101,18 @@ def unpack_zip(
                     )
                 done += info.file_size
                 progress(done, total)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        NotImplementedError,
+        ValueError,
+        IndexError,
+        OSError,
+    ) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a damaged directory leads to before the file
+            raise
         raise UserError(
             f"expected a whole zip file, got {source} ({error}): remove it and download it again"
         ) from error

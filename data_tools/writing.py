@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from data_tools.cli import UserError
+from data_tools.cli import FULL, UserError
 from data_tools.layout import check_event, create_group, create_values, write_beside
 from data_tools.quantities import Quantity
 from data_tools.schema import Event, pack
@@ -74,7 +73,7 @@ def write_store(
         try:
             group, values, rows = _write_fields(partial, events, quantity, time_step_seconds, attrs)
             write_beside(group, rows, values.shape, crs, pixel_size, pixel_units)
-            move_into_place(partial, path)
+            move_into_place(partial, path, overwrite)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return len(rows)
@@ -90,13 +89,18 @@ def full_disk_in_words(path: Path, kept: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        if error.errno in FULL:
             raise NoSpace(f"no space left for {path} ({error.strerror}): free some; {kept}") from error
         raise
 
 
-def move_into_place(partial: Path, path: Path) -> None:
-    """Put the finished folder at `path`; a former store there goes only once the new one stands."""
+def move_into_place(partial: Path, path: Path, overwrite: bool) -> None:
+    """Put the finished folder at `path`; a former store there goes only once the new one stands.
+
+    Raises:
+        UserError: as `require_free`: in hours of work the path may have been taken.
+    """
+    require_free(path, overwrite)
     former = path.with_name(f".{path.name}.former-{os.getpid()}")
     if path.exists():
         shutil.rmtree(former, ignore_errors=True)

@@ -78,6 +78,30 @@ def convert_block(block: Block) -> int:
     return size
 
 
+class Repair(NamedTuple):
+    """A block to write again, and what it is to hold."""
+
+    block: Block
+    record: Record
+
+
+def repair_block(repair: Repair) -> int:
+    """`convert_block`, once the archive is seen to hold what the store was made of: else whole events would be lost.
+
+    Raises:
+        UserError: the archive holds other values by now, and nothing was written; or as `convert_block`.
+    """
+    block, checksum = repair.block, Checksum()
+    for index, event_id in enumerate(block.events.ids):
+        checksum.add(event_id, block.events.read_codes(index))
+    if checksum.hexdigest() != repair.record.sha256:
+        raise UserError(
+            f"expected the values that {block.store} was made of, got others in {block.events.path} for block "
+            f"{block.number}: convert the archive anew"
+        )
+    return convert_block(block)
+
+
 def _remove_unfinished(folder: Path) -> None:
     """Remove what a killed writer left of chunks: zarr writes them under another name first."""
     for path in folder.glob("*/0/*.partial"):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from data_tools.cli import UserError
 from data_tools.conversion.blocks import Block, read_record, record_path
 from data_tools.conversion.manifest import Manifest, manifest_path, write_manifest
 from data_tools.layout import check_event, create_group, create_values, write_beside
+from data_tools.locks import locked
 from data_tools.schema import Event
 from data_tools.sevir import pixel_size
 from data_tools.sevir_events import SevirEvents
@@ -132,11 +132,11 @@ class Plan:
         create_values(group, events.quantity, events.shape, events.time_step_seconds, self.chunk_frames)
         write_beside(group, rows, events.shape, events.crs, pixel_size(events.shape[3]), "m")
 
-    def finish(self) -> None:
+    def finish(self, overwrite: bool) -> None:
         """Write the manifest and move the store to its place.
 
         Raises:
-            UserError: a block has no record; the disk is full.
+            UserError: a block has no record; somebody else has taken the place meanwhile; the disk is full.
         """
         records = [read_record(record_path(self.records, block.number)) for block in self.blocks()]
         finished = tuple(record for record in records if record is not None)
@@ -145,7 +145,7 @@ class Plan:
         with full_disk_in_words(self.out, "all blocks are kept, and the same command goes on"):
             path = manifest_path(self.store, self.events.quantity)
             write_manifest(path, Manifest(self.identity, finished))
-            move_into_place(self.store, self.out)
+            move_into_place(self.store, self.out, overwrite)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -158,19 +158,9 @@ def alone(folder: Path) -> Iterator[None]:
     """
     with full_disk_in_words(folder, "nothing was written"):
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("w")
-    with file:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"expected nobody else to write this store, got another process at work in {folder}: wait for it"
-                ) from error
-            except OSError:  # a network file system without locks
-                pass
+        (folder / "lock").touch()
+    refusal = f"expected nobody else to write this store, got another process at work in {folder}: wait for it"
+    with locked(folder / "lock", refusal):
         try:
             yield
         finally:

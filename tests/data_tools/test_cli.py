@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from data_tools.cli import UserError, check_folder, named_configs, run
+from data_tools.cli import UserError, beside, check_folder, named_configs, run
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "tool: expected this, got that\n"
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG]
+)
 def test_a_full_or_closed_disk_is_told_in_one_line(number: int, capsys: pytest.CaptureFixture) -> None:
     def main(options: Options) -> None:
         raise OSError(number, "trouble", "/some/file")
@@ -187,3 +189,17 @@ def test_a_folder_to_write_to_is_no_file_nor_inside_one(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"--dest to be a folder, got the file {tmp_path}/file"):
             check_folder(tmp_path / place, "--dest")
     assert not (tmp_path / "new").exists()
+
+
+def test_outputs_lie_beside_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "b.zarr").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b.zarr")
+
+    def named(name: str) -> str:
+        return f"{name}.png"
+
+    assert beside(Path("../b.zarr"), named) == Path("../b.zarr.png")
+    assert beside(Path("."), named) == tmp_path / "a" / "b.zarr.png"
+    assert beside(Path(".."), named) == tmp_path / "a.png"
+    with pytest.raises(UserError, match="expected --out, since nothing lies beside /"):
+        beside(Path("/"), named)

@@ -140,7 +140,7 @@ def test_a_killed_conversion_goes_on(tmp_path: Path, sevir_archive: Archive, mon
 
 def test_an_unfinished_conversion_of_others_is_begun_anew(tmp_path: Path, sevir_archive: Archive, monkeypatch) -> None:
     content = sevir_archive(tmp_path / "sevir", events=6, side=6)
-    monkeypatch.setattr(command.Plan, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr(command.Plan, "finish", lambda self, overwrite: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         convert(options_of(tmp_path, block=2))
     monkeypatch.undo()
@@ -244,16 +244,6 @@ def test_damage_is_named_and_repaired(tmp_path: Path, sevir_archive: Archive, ca
     verify(Options(str(out), workers=0, verify=True))
     assert_holds(EventStore.open(out), content)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.zarr", "sevir"]
-
-
-def test_repair_does_not_take_other_values(tmp_path: Path, sevir_archive: Archive) -> None:
-    sevir_archive(tmp_path / "sevir", events=4, side=6)
-    convert(options_of(tmp_path, block=2))
-    damage(tmp_path / "out.zarr", 0, 0)
-    with h5py.File(next((tmp_path / "sevir" / "data").rglob("*2018*.h5")), "r+") as file:
-        file["vil"][0] = 7
-    with pytest.raises(UserError, match=r"expected the values that .* was made of, got others in .* for blocks 0"):
-        repair(options_of(tmp_path, block=2))
 
 
 @pytest.mark.parametrize(

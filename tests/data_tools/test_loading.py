@@ -210,6 +210,12 @@ def test_shuffled_passes_follow_from_the_seed(store: EventStore, part: Part) -> 
     assert not torch.equal(one[0].nan_to_num(), other[0].nan_to_num())
 
 
+def test_a_last_batch_that_is_not_full_can_be_left_out(store: EventStore, part: Part) -> None:
+    windows = SevirWindows(store, part)
+    assert [len(batch) for batch in loader(windows, 4)] == [4, 4, 4, 3]
+    assert [len(batch) for batch in loader(windows, 4, drop_last=True)] == [4, 4, 4]
+
+
 def test_datasets_can_be_pickled(store: EventStore, part: Part) -> None:
     windows = SevirWindows(store, part, augment="1", missing="code", seed=8)
     windows.set_epoch(2)

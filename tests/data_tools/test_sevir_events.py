@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from data_tools.cli import UserError
+from data_tools.inspect import examine_path
 from data_tools.sevir_events import SevirEvents
 
 Archive = Callable[..., dict[str, np.ndarray]]
@@ -137,6 +138,7 @@ def replace_vil(folder: Path, edit: Callable[[np.ndarray], np.ndarray]) -> None:
         (lambda codes: codes.astype(np.int16), r"\(2, 6, 6, 49\) int16"),
         (lambda codes: codes[..., :48], r"\(2, 6, 6, 48\) uint8"),
         (lambda codes: codes[0], r"\(6, 6, 49\) uint8"),
+        (lambda codes: codes[:, :0, :0], r"\(2, 0, 0, 49\) uint8"),
     ],
 )
 def test_fields_of_another_form_are_refused(tmp_path: Path, sevir_archive: Archive, edit, got: str) -> None:
@@ -144,6 +146,31 @@ def test_fields_of_another_form_are_refused(tmp_path: Path, sevir_archive: Archi
     replace_vil(tmp_path, edit)
     with pytest.raises(UserError, match=f"got {got}"):
         SevirEvents.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "ids", [np.array([b"R0"]), np.array([1, 2]), np.array(b"R0"), np.zeros((2, 1), "S3"), np.zeros(2, [("a", "i4")])]
+)
+def test_ids_of_another_form_are_refused(tmp_path: Path, sevir_archive: Archive, ids: np.ndarray) -> None:
+    sevir_archive(tmp_path, events=4, side=6)
+    (path,) = (tmp_path / "data").rglob("*2018*.h5")
+    with h5py.File(path, "r+") as file:
+        del file["id"]
+        file["id"] = ids
+    with pytest.raises(UserError, match=r"expected id \(2,\) of text in .*2018.*, as many as events, got"):
+        SevirEvents.open(tmp_path)
+    (problem,) = examine_path(path).problems
+    assert "expected id (2,) of text" in problem
+
+
+def test_ids_that_are_no_text_are_another_event(tmp_path: Path, sevir_archive: Archive) -> None:
+    sevir_archive(tmp_path, events=4, side=6)
+    (path,) = (tmp_path / "data").rglob("*2018*.h5")
+    with h5py.File(path, "r+") as file:
+        file["id"][0] = b"\xff\xfe"
+    events = SevirEvents.open(tmp_path)
+    with pytest.raises(UserError, match=r"expected event R0 at 0 of .*: wrong catalogue"):
+        events.read_codes(events.ids.index("R0"))
 
 
 def test_a_file_that_changes_later_is_told(tmp_path: Path, sevir_archive: Archive) -> None:

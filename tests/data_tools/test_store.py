@@ -4,8 +4,6 @@ import errno
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +19,6 @@ from data_tools.cli import UserError
 from data_tools.quantities import RAINFALL_RATE, VIL, Quantity
 from data_tools.store import SPLITS, Event, EventStore, check_store, pack, require_free, unpack, write_store
 
-ROOT = Path(__file__).resolve().parents[2]
 FRAMES, HEIGHT, WIDTH = 3, 8, 6
 CRS = {"grid_mapping_name": "polar_stereographic", "straight_vertical_longitude_from_pole": 25.0}
 ATTRS = {"source": "made up", "licence": "none"}
@@ -285,49 +282,3 @@ def test_another_quantity_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.zarr", make_events(1))
     with pytest.raises(UserError, match="expected a store of vil, got rainfall_rate"):
         EventStore.open(tmp_path / "a.zarr", "vil")
-
-
-_ENDLESS = """
-import sys
-from pathlib import Path
-import numpy as np
-from data_tools.quantities import RAINFALL_RATE
-from data_tools.store import Event, write_store
-
-def events():
-    times = np.datetime64("2020-01-01", "s") + np.arange(2) * np.timedelta64(300, "s")
-    yield Event("one", times, np.ones((2, 4, 4), np.float32), "train", "s", 0.0, 0.0)
-    yield Event("two", times, np.ones((2, 4, 4), np.float32), "train", "s", 0.0, 0.0)
-    print("writing", flush=True)
-    sys.stdin.read()
-
-write_store(Path(sys.argv[1]), events(), quantity=RAINFALL_RATE, time_step_seconds=300.0, crs={},
-            attrs={"source": "s", "licence": "none"})
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell whether a process lives")
-def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
-    out = tmp_path / "a.zarr"
-
-    def start() -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", _ENDLESS, str(out)]
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"writing\n"
-        return process
-
-    with start() as killed, start() as living:
-        killed.kill()
-        killed.wait()
-        stale, busy = (tmp_path / f".a.zarr.partial-{process.pid}" for process in (killed, living))
-        others = [tmp_path / f".b.zarr.partial-{killed.pid}", tmp_path / ".a.zarr.partial-x"]
-        former = tmp_path / f".a.zarr.former-{killed.pid}"
-        for folder in (*others, former):
-            folder.mkdir()
-        assert stale.is_dir()
-        write(out, make_events(1))
-        assert sorted(tmp_path.iterdir()) == sorted([out, busy, *others])
-        living.communicate()  # the end of its input: it finishes, and finds its output taken
-    assert not busy.exists()
-    assert EventStore.open(out).shape[0] in {1, 2}

@@ -137,3 +137,15 @@ def test_a_damaged_store_costs_a_command_one_line(tmp_path: Path, case: str, run
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "a.zarr" in done.stderr
     assert case != "lost field" or "storm-3" in done.stderr
+
+
+def test_a_store_without_events_is_told(tmp_path: Path) -> None:
+    """Nothing of ours writes one; a summary would divide by its length."""
+    write(tmp_path / "a.zarr", make_events(2))
+    path = tmp_path / "a.zarr" / "rainfall_rate" / "zarr.json"
+    content = json.loads(path.read_text())
+    content["shape"][0] = 0
+    path.write_text(json.dumps(content))
+    assert "expected events, frames and pixels in rainfall_rate, got shape (0, 3, 8, 6)" in check_store(
+        tmp_path / "a.zarr"
+    )

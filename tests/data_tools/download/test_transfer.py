@@ -198,7 +198,7 @@ def test_one_failure_ends_the_others(tmp_path: Path) -> None:
         raise UserError("the cause")
 
     with pytest.raises(UserError, match="the cause"):
-        do_all([wait, fail, *[lambda: seen.append("never")] * 0], stop, 2)
+        do_all([wait, fail], stop, 2)
     assert seen == ["stopped"]
 
 
@@ -215,3 +215,22 @@ def test_two_downloads_do_not_share_a_folder(tmp_path: Path) -> None:
 )
 def test_bytes_in_words(count: float, words: str) -> None:
     assert in_words(count) == words
+
+
+def test_a_failure_ends_the_waits_of_the_others() -> None:
+    """An unreachable server, or Ctrl-C, while the other descriptions wait for their next attempt."""
+    stop = threading.Event()
+
+    class Waiting:
+        def __init__(self) -> None:
+            self.stop = stop
+
+        def describe(self, key: str) -> RemoteObject:
+            if key == "first":
+                raise UserError("the cause")
+            assert stop.wait(20)
+            raise InterruptedError("stopped")
+
+    with pytest.raises(UserError, match="the cause"):
+        transfer.describe_all(Waiting(), ["first", "second"], 2)  # type: ignore[arg-type]
+    assert stop.is_set()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_tools import unzip
 from data_tools.cli import UserError
@@ -122,3 +127,49 @@ def test_damage_is_one_line_and_leaves_no_part(tmp_path: Path) -> None:
         unpack_zip(source, tmp_path / "out", WANTED)
     with pytest.raises(UserError, match="is it another archive"):
         unpack_zip(pack(tmp_path / "b.zip", {"x/y.txt": b""}), tmp_path / "out", WANTED)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packing_that_is_not_in_use_is_refused(tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("CATALOG.csv", "id")
+    with pytest.raises(UserError, match=r"expected deflated files in .*, got others in 'CATALOG.csv'"):
+        unpack_zip(tmp_path / "a.zip", tmp_path / "out", WANTED)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6), st.integers(0, 10**6))
+def test_whatever_is_damaged_is_one_line(changes: list[tuple[int, int]], keep: int) -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        source = pack(folder / "a.zip", FILES, "lr/")
+        data = bytearray(source.read_bytes())
+        for place, value in changes:
+            data[place % len(data)] = value
+        source.write_bytes(data[: max(keep, 1)])
+        with suppress(UserError):  # and nothing else
+            unpack_zip(source, folder / "out", WANTED)
+        written = content(folder / "out").values() if (folder / "out").exists() else []
+        assert set(written) <= set(FILES.values())
+        assert not list(folder.rglob("*.part"))
+
+
+def test_an_empty_name_is_damage(tmp_path: Path) -> None:
+    source = pack(tmp_path / "a.zip", FILES)
+    data = source.read_bytes()
+    directory = data.index(b"PK\x01\x02")
+    source.write_bytes(data[: directory + 28] + b"\0\0" + data[directory + 30 :])  # the length of the name
+    with pytest.raises(UserError, match="a whole zip file"):
+        unpack_zip(source, tmp_path / "out", WANTED)
+
+
+def test_many_members_are_looked_through_in_linear_time(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        members = [zipfile.ZipInfo(f"data/vil/2018/{'A' * (1 + number % 97)}{number}.h5") for number in range(20_000)]
+        archive.filelist, archive.NameToInfo = members, {info.filename: info for info in members}
+        begin = time.process_time()
+        found = unzip.wanted_members(archive, re.compile(r"data/vil/2018/A+[0-9]+\.h5"))
+        took = time.process_time() - begin
+        archive.filelist, archive.NameToInfo = [], {}
+    assert len(found) == 20_000
+    assert took < 20.0  # the square of it took minutes
