@@ -182,6 +182,8 @@ def _resume(path: Path, run: dict, module: nn.Module, optimizer: Any, average: A
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError):
         raise ValueError(f"expected a checkpoint of a run at {path}, got a damaged file; remove it") from None
+    if not isinstance(content, dict) or "run" not in content:
+        raise ValueError(f"expected a checkpoint of a run at {path}, got another file; remove it")
     if content["run"] != json.dumps(run, sort_keys=True):
         raise ValueError(
             f"expected {path} to belong to this run, got another configuration; choose another folder or remove it"

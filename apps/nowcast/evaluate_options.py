@@ -93,6 +93,12 @@ def check(options: EvaluateOptions) -> None:
             raise UserError(f"expected --{name} of at least 1, got {value}")
     if options.nfe is not None:
         parse_counts(options.nfe)
+    if options.anticipated is not None and "aligned-ddpm" not in options.methods:
+        raise UserError(
+            f"expected aligned-ddpm-STEPS among --methods with --anticipated, got {options.methods}; leave one out"
+        )
+    if options.anticipated is None and (options.alignment is not None or options.guide_scale != PREDIFF_SCALE):
+        raise UserError("expected --anticipated with --guide_scale and --alignment, got none; leave them out")
     own = options.json is None and options.png is None  # the default place is replaced by every run
     check_outputs(options.paths if options.members > 1 else options.paths[:2], options.overwrite or own)
     check_device(options.device)

@@ -15,6 +15,7 @@ from apps.nowcast.methods import Method
 from apps.nowcast.metrics import METRICS, PerceptualDistance, Statistics, estimates, event_statistics
 from apps.nowcast.nowcaster import Nowcaster
 from apps.nowcast.solvers import build_base
+from apps.nowcast.stored_frames import advancing
 from apps.nowcast.table import Row
 
 
@@ -111,5 +112,6 @@ class Evaluator:
 
 def wettest(windows: Windows, context_frames: int) -> int:
     """The window whose future holds the most rain: the one worth a picture."""
-    rain = [float(np.nan_to_num(windows.frames[index, context_frames:]).mean()) for index in range(len(windows))]
+    indices = advancing("looking for the wettest", range(len(windows)), windows.frames.nbytes)
+    rain = [float(np.nan_to_num(windows.frames[index, context_frames:]).mean()) for index in indices]
     return int(np.argmax(rain))

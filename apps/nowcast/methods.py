@@ -53,7 +53,7 @@ def parse_methods(text: str, nowcaster: Nowcaster, alignment: Alignment | None =
             methods.append(Method("persistence", "persistence"))
             continue
         name, _, count = (TEACHER if word == "teacher" else word).rpartition("-")
-        if name not in HANDCRAFTED or not count.isdigit() or int(count) < 1:
+        if name not in HANDCRAFTED or not count.isdecimal() or int(count) < 1:
             raise UserError(
                 f"expected --methods among persistence, teacher and NAME-STEPS with NAME in {', '.join(HANDCRAFTED)}, "
                 f"got {word!r}"

@@ -183,6 +183,12 @@ def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _network(
     path: Path, kind: Kind, prefix: str, tensors: Mapping[str, Tensor], target_frames: int, groups: int
 ) -> Found:
+    strange = [name for name, value in tensors.items() if not _is_plain(name, value)]
+    if strange:
+        raise UserError(
+            f"expected plain tensors of real numbers for the {kind} in {path}, got others in {_listed(strange)}; "
+            "save the state_dict on a CPU"
+        )
     try:
         if kind == "autoencoder":
             config: AnyConfig = autoencoder_sizes(tensors, groups)
@@ -213,6 +219,13 @@ def _network(
         )
     kept = {name: tensors[name] for name in expected if name in tensors}
     return Found(kind, config, _filled(path, config, kept), prefix)
+
+
+def _is_plain(name: str, value: Tensor) -> bool:
+    """Whether a tensor is what networks are made of, and all that its shape promises lies in memory."""
+    numbers = value.is_floating_point() or name.endswith(INDEX)
+    dense = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
+    return dense and numbers and 0 < value.nbytes <= value.untyped_storage().nbytes()
 
 
 def _build(config: AnyConfig) -> nn.Module:

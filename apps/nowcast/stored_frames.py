@@ -85,20 +85,20 @@ class StoredFrames:
     def load(self) -> np.ndarray:
         """All of them in memory."""
         frames = np.empty(self.shape, np.float32)
-        for number, window in enumerate(_advancing("reading windows", self, self.nbytes)):
+        for number, window in enumerate(advancing("reading windows", self, self.nbytes)):
             frames[number] = window
         return frames
 
     def encoded_halves(self, quantity: Quantity) -> Iterator[np.ndarray]:
         """Window by window, what a network sees of it, in half precision."""
         if quantity.logarithmic:
-            frames = (quantity.encode(window) for window in _advancing("hashing windows", self, self.nbytes))
+            frames = (quantity.encode(window) for window in advancing("hashing windows", self, self.nbytes))
             yield from (window.astype(np.float16) for window in frames)
             return
         # code by code instead of pixel by pixel: a tenth of the time, and exactly the same where no logarithm is taken
         dtype = np.dtype(quantity.storage[0])
         halves = quantity.encode(unpack(np.arange(2 ** (8 * dtype.itemsize), dtype=dtype), quantity)).astype(np.float16)
-        for source, index, start in _advancing("hashing windows", self._places, self.nbytes):
+        for source, index, start in advancing("hashing windows", self._places, self.nbytes):
             frames = slice(start, start + self.shape[1])
             if isinstance(source, np.ndarray):
                 yield quantity.encode(source[index, frames]).astype(np.float16)
@@ -123,7 +123,7 @@ def _places(part: Frames) -> Sequence[Place]:
     return part.places if isinstance(part, StoredFrames) else [Place(part, number, 0) for number in range(len(part))]
 
 
-def _advancing(name: str, items: Any, size: int) -> Iterator[Any]:
+def advancing(name: str, items: Any, size: int) -> Iterator[Any]:
     """`items` one by one, under a progress bar if `size` bytes of them take long."""
     bar = progress_bar() if size > _SLOW else None
     with bar or nullcontext():

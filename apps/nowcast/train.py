@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from apps.nowcast.codec import Codec
 from apps.nowcast.data import Windows, listed_windows, load_windows
 from apps.nowcast.model import AlignmentConfig, AutoencoderConfig, UNetConfig
 from apps.nowcast.nowcaster import Nowcaster, load_codec
@@ -85,6 +86,8 @@ def _model(options: TrainOptions, out: Path) -> Path | None:
     if options.stage != "autoencoder":
         codec = load_codec((Path(options.model) if options.model else out) / "autoencoder.safetensors")
     windows = _windows(options, unet.frames)
+    if codec is not None:
+        _check_latents(options, codec, windows, unet)
     execution = _execution(options, windows)
     card = _card(options, windows)
     fitting, batch, seed, precision = options.fitting(), options.batch_size(), options.seed, options.precision
@@ -117,6 +120,17 @@ def _windows(options: TrainOptions, length: int) -> Windows:
     if height != width:  # turned windows would not fit each other
         raise UserError(f"expected square frames to train on, got {height} x {width}; ingest with one --patch")
     return windows
+
+
+def _check_latents(options: TrainOptions, codec: Codec, windows: Windows, unet: UNetConfig) -> None:
+    """Refuse latents that a network cannot read, before all windows are encoded."""
+    height, width = (size // codec.config.compression for size in windows.frames.shape[2:])
+    latents = (height, width, codec.config.latent_channels)
+    if latents != unet.target_shape[1:]:
+        raise UserError(
+            f"expected latents (h, w, channels) of {unet.target_shape[1:]} for --size {options.size}, got {latents}; "
+            "choose another --size, --model or store"
+        )
 
 
 def _card(options: TrainOptions, windows: Windows) -> dict:

@@ -32,6 +32,12 @@ DEFAULTS: dict[Stage, tuple[FitConfig, int]] = {
 FITTED = ("iterations", "learning_rate", "warmup", "final_rate", "weight_decay", "ema_decay", "checkpoint_every")
 """Options that stand for fields of `FitConfig`."""
 
+OF_SOLVERS = (
+    "supervision", "steps", "nfe", "base", "width", "kernel", "condition", "members", "loss", "teacher",
+    "teacher_steps", "pairs",
+)  # fmt: skip
+"""Options that a stage of the model does not read."""
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -169,6 +175,7 @@ def check(options: TrainOptions) -> None:
         value = getattr(options, name)
         if value is not None and not 0 <= value < 1:
             raise UserError(f"expected --{name} of at least 0 and below 1, got {value}")
+    _check_use(options)
     check_folder(Path(options.out))
     if options.nfe is not None:
         parse_range(options.nfe)
@@ -176,6 +183,29 @@ def check(options: TrainOptions) -> None:
     _check_sharing(options)
     if options.tensorboard:
         check_tensorboard()
+
+
+def _check_use(options: TrainOptions) -> None:
+    """Refuse what would be read by another training than the one asked for."""
+    if options.stage == "solver":
+        of_another = {"size": "a stage of the model"}
+        if options.supervision == "teacher":
+            of_another["members"] = "--supervision target"
+        else:
+            of_another |= dict.fromkeys(("teacher", "teacher_steps"), "--supervision teacher")
+        if options.nfe is not None:
+            of_another["steps"] = "no --nfe"
+    else:
+        of_another = dict.fromkeys(OF_SOLVERS, "--stage solver")
+        if options.stage == "autoencoder":
+            of_another |= dict.fromkeys(("model", "variants"), "a later stage")
+    for name, use in of_another.items():
+        value = getattr(options, name)
+        if value != getattr(TrainOptions, name):  # its default
+            raise UserError(
+                f"expected --{name} with {use} alone, got --{name} {value} with --stage {options.stage} "
+                f"--supervision {options.supervision}; leave it out"
+            )
 
 
 def _check_sharing(options: TrainOptions) -> None:

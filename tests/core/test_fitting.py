@@ -55,6 +55,14 @@ def test_the_loss_falls_and_is_logged(tmp_path: Path) -> None:
     assert lines[0]["count"] == 11.0
 
 
+@pytest.mark.parametrize("content", [[1, 2], {"weight": torch.zeros(2)}])
+def test_a_file_that_is_no_checkpoint_of_a_run_is_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "checkpoint.pt")
+    net = module()
+    with pytest.raises(ValueError, match="got another file; remove it"):
+        fit(net, loss_of(net), CONFIG, tmp_path)
+
+
 def test_another_configuration_is_refused(tmp_path: Path) -> None:
     net = module()
     fit(net, loss_of(net), CONFIG, tmp_path, identity={"seed": 1})

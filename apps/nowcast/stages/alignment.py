@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -95,4 +96,7 @@ def mean_intensities(windows: Windows, frames: int, folder: Path, execution: Exe
                 bar.advance(task)
         write_atomically(path, lambda temporary: save_file({"means": torch.stack(means)}, temporary))
     execution.fabric.barrier()  # the others read what the first has written
-    return load_file(path)["means"]
+    try:
+        return load_file(path)["means"]
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"expected mean intensities in {path}, got a damaged file ({error}); remove it") from error

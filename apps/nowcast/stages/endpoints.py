@@ -95,7 +95,7 @@ def parse_loss(text: str, nowcaster: Nowcaster, members: int) -> EndpointLoss:
                 f"expected --loss like crps=1,features=0.05 with weights above 0, got {weight!r} for {name!r}"
             )
         if name == "latent":
-            latent = value
+            latent += value
         else:
             distance, network = _distance(name, members)
             terms.append((value, distance))
@@ -118,7 +118,10 @@ def _distance(name: str, members: int) -> tuple[Distance, nn.Module | None]:
         return _inception()
     if name.startswith("crps") and name[4:] in {"", "2", "4", "8", "16"}:
         if members < 2:
-            raise UserError(f"expected --members of 2 or more for the loss term {name}, got {members}")
+            raise UserError(
+                f"expected --members of 2 or more and --supervision target for the loss term {name}, got {members} "
+                "to compare"
+            )
         return Pooled(FairCRPS(), int(name[4:])) if name[4:] else FairCRPS(), None
     raise UserError(f"expected --loss terms among {TERMS}; got {name!r}")
 

@@ -131,7 +131,7 @@ def train_solver_stage(
     nowcaster = nowcaster.to(device)
     execution.lighten(nowcaster)
     members = 1 if stage.supervision == "teacher" else stage.members
-    loss = parse_loss(stage.loss or DEFAULT_LOSS[stage.supervision], nowcaster, members)
+    loss = parse_loss(DEFAULT_LOSS[stage.supervision] if stage.loss is None else stage.loss, nowcaster, members)
     torch.manual_seed(stage.seed)  # initial weights
     solver = build_corrected(stage, nowcaster).to(device)
     pairs = choose_pairs(windows, stage.variants, stage.seed, stage.pairs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import traceback
 from dataclasses import dataclass, replace
@@ -41,6 +42,8 @@ ALIGNMENT = AlignmentConfig(target_shape=(3, 8, 8, 3), base_units=8, num_heads=2
 FITTING = FitConfig(6, 2e-3, ema_decay=0.9, checkpoint_every=1, log_every=1)
 FIRST = replace(FITTING, iterations=1)
 """Of runs whose gradient is looked at: that of the first iteration, of which the optimiser keeps a tenth."""
+LONGEST = 200
+"""Seconds after which a run that hangs is ended, and its test fails."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ def serve() -> None:
         process = os.fork()
         if process == 0:
             os.setsid()  # a kill takes the processes that it started too
+            signal.alarm(LONGEST)
             try:
                 start(run, Path(folder))
             except BaseException:
@@ -146,7 +150,10 @@ def serve() -> None:
                 os._exit(1)
             os._exit(0)
         print(process, flush=True)
-        print(os.waitpid(process, 0)[1], flush=True)
+        status = os.waitpid(process, 0)[1]
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)  # what it left behind
+        print(status, flush=True)
 
 
 if __name__ == "__main__":

@@ -257,6 +257,10 @@ def test_training_reads_means_of_the_coming_frames(nowcaster: Nowcaster, tiny_st
     expected = np.nan_to_num(windows.quantity.encode(np.array(windows.frames))[:, 7:]).mean((-2, -1))
     np.testing.assert_allclose(means.numpy(), expected, rtol=1e-5)
     assert torch.equal(mean_intensities(windows, 6, tmp_path, Execution()), means)  # kept on disk
+    (kept,) = tmp_path.glob("means-*")
+    kept.write_bytes(kept.read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"got a damaged file .*; remove it"):
+        mean_intensities(windows, 6, tmp_path, Execution())
     stage = AlignmentStage(CONFIG, FitConfig(60, 1e-2, log_every=1), batch=4, seed=1)
     network = train_alignment(stage, nowcaster.codec, windows, tmp_path, Execution(), {"data": {}})
     saved = load_alignment(tmp_path / "alignment.safetensors")

@@ -107,11 +107,11 @@ def test_table_picture_and_comparison_are_shown(evaluated: tuple) -> None:
     assert (folder / "e-calibration.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_existing_outputs_are_kept_unless_told(run_cli: Run, evaluated: tuple) -> None:
+def test_existing_outputs_are_kept_unless_told(run_here: Run, evaluated: tuple) -> None:
     _, folder, arguments = evaluated
     before = (folder / "e.json").read_bytes()
     short = [*arguments, "--methods", "persistence", "--events", "1"]
-    refused = run_cli("apps.nowcast.evaluate", *short)
+    refused = run_here("apps.nowcast.evaluate", *short)
     assert refused.returncode == 2
     assert "--overwrite" in refused.stderr
     assert (folder / "e.json").read_bytes() == before
@@ -138,13 +138,17 @@ def test_listed_windows_are_those_that_are_scored(tiny_store: Path, tiny_model: 
         (["--split", "elsewhere"], "split"),
         (["--weights", "nowhere.pth"], "nowhere.pth"),
         (["--windows", "nowhere.json"], "nowhere.json"),
+        (["--anticipated", "0.1"], "aligned-ddpm-STEPS among --methods"),
+        (["--methods", "aligned-ddpm-2"], "--anticipated"),
+        (["--guide_scale", "7"], "expected --anticipated with --guide_scale"),
+        (["--alignment", "a.safetensors"], "expected --anticipated with"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
-    run_cli: Run, tiny_store: Path, tiny_model: Path, tmp_path: Path, options: list[str], message: str
+    run_here: Run, tiny_store: Path, tiny_model: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     base = ["--data", str(tiny_store), "--model", str(tiny_model), "--methods", "persistence"]
-    done = run_cli("apps.nowcast.evaluate", *base, "--json", str(tmp_path / "e.json"), *options)
+    done = run_here("apps.nowcast.evaluate", *base, "--json", str(tmp_path / "e.json"), *options)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -152,10 +156,10 @@ def test_mistakes_are_told_in_one_line(
 
 
 def test_a_solver_of_another_model_is_refused(
-    run_cli: Run, nowcaster: Nowcaster, tiny_store: Path, tiny_model: Path, tmp_path: Path
+    run_here: Run, nowcaster: Nowcaster, tiny_store: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     solver = untrained_solver(tmp_path / "solver.safetensors", nowcaster, identity="0123456789abcdef")
     base = ["--data", str(tiny_store), "--model", str(tiny_model), "--json", str(tmp_path / "e.json")]
-    done = run_cli("apps.nowcast.evaluate", *base, "--solver", str(solver))
+    done = run_here("apps.nowcast.evaluate", *base, "--solver", str(solver))
     assert done.returncode == 2
     assert "0123456789abcdef" in done.stderr

@@ -15,6 +15,7 @@ from apps.nowcast.evaluate import EvaluateOptions
 from apps.nowcast.evaluate import main as evaluate
 from apps.nowcast.nowcaster import Nowcaster
 from apps.nowcast.stages.endpoints import NAMED_LOSSES, parse_loss
+from apps.nowcast.train import main as train
 from apps.nowcast.train_options import TrainOptions, check
 from core.operators import SpanLiftResidual
 from data_tools.cli import UserError
@@ -23,13 +24,10 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def operator(run_cli: Run, tiny_store: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def operator(tiny_store: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("range")
-    options = ["--data", str(tiny_store), "--model", str(tiny_model), "--out", str(out)]
-    options += ["--supervision", "target", "--loss", "crps", "--nfe", "2:3", "--condition", "off"]
-    options += ["--batch", "1", "--pairs", "2", "--width", "8", "--iterations", "3"]
-    done = run_cli("apps.nowcast.train", *options)
-    assert done.returncode == 0, done.stderr
+    what = TrainOptions(supervision="target", loss="crps", nfe="2:3", condition="off", out=str(out))
+    train(replace(what, data=str(tiny_store), model=str(tiny_model), batch=1, pairs=2, width=8, iterations=3))
     return out
 
 
@@ -47,11 +45,11 @@ def test_the_file_tells_what_was_trained(operator: Path) -> None:
 
 
 def test_it_is_scored_at_the_steps_asked_for(
-    run_cli: Run, operator: Path, tiny_store: Path, tiny_model: Path, tmp_path: Path
+    run_here: Run, operator: Path, tiny_store: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     base = ["--data", str(tiny_store), "--model", str(tiny_model), "--solver", str(operator)]
     base += ["--json", str(tmp_path / "e.json"), "--methods", "ddim-2,ddim-3,persistence"]
-    done = run_cli("apps.nowcast.evaluate", *base, "--nfe", "2:3", "--members", "3")
+    done = run_here("apps.nowcast.evaluate", *base, "--nfe", "2:3", "--members", "3")
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "e.json").read_text())
     assert [(row["method"], row["nfe"]) for row in content["rows"]][-2:] == [

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 import core
 from apps.nowcast.nowcaster import Nowcaster
+from apps.nowcast.stages import autoencoder
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,14 +29,25 @@ def common(store: Path, model: Path, out: Path) -> list[str]:
     return ["--data", str(store), "--model", str(model), "--out", str(out), *FAST]
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the process that is killed: sums depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("supervision", ["teacher", "target"])
 def test_a_solver_is_trained_and_samples(
-    run_cli: Run, nowcaster: Nowcaster, tiny_store: Path, tiny_model: Path, tmp_path: Path, supervision: str
+    run_here: Run, nowcaster: Nowcaster, tiny_store: Path, tiny_model: Path, tmp_path: Path, supervision: str
 ) -> None:
-    options = ["--supervision", supervision, "--iterations", "3", "--teacher", "ddim", "--teacher_steps", "4"]
+    options = ["--supervision", supervision, "--iterations", "3"]
     if supervision == "target":
         options += ["--loss", "crps=1,crps4=0.5,mse=0.1,mean=0.1,latent=0.01"]
-    done = run_cli("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path / "s"), *options)
+    else:
+        options += ["--teacher", "ddim", "--teacher_steps", "4"]
+    done = run_here("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path / "s"), *options)
     assert done.returncode == 0, done.stderr
     solver = core.load(tmp_path / "s")
     assert solver.card.supervision == supervision
@@ -46,11 +59,12 @@ def test_a_solver_is_trained_and_samples(
     assert torch.isfinite(forecast.frames).all()
 
 
-def test_the_model_stages_follow_each_other(run_cli: Run, tiny_model: Path, tmp_path: Path) -> None:
-    """On frames of the real size, since the sizes of `mini` are fixed."""
-    options = ["--data", "storms", "--events", "1", "--batch", "1", "--iterations", "1", "--variants", "1"]
-    for stage in ("autoencoder", "diffusion"):
-        done = run_cli("apps.nowcast.train", "--stage", stage, "--out", str(tmp_path), *options)
+def test_the_model_stages_follow_each_other(run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On frames of the real size, since the sizes of `mini` are fixed; but for the latents' scale a few will do."""
+    monkeypatch.setattr(autoencoder, "_normalise", partial(autoencoder._normalise, frames=8))
+    options = ["--data", "storms", "--events", "1", "--batch", "1", "--iterations", "1"]
+    for stage, more in (("autoencoder", []), ("diffusion", ["--variants", "1"])):
+        done = run_here("apps.nowcast.train", "--stage", stage, "--out", str(tmp_path), *options, *more)
         assert done.returncode == 0, done.stderr
     model = Nowcaster.load(tmp_path)
     assert model.frame_size == (128, 128)
@@ -60,10 +74,11 @@ def test_the_model_stages_follow_each_other(run_cli: Run, tiny_model: Path, tmp_
 
 
 def test_a_killed_training_ends_like_one_that_was_not(
-    run_cli: Run, tiny_store: Path, tiny_model: Path, tmp_path: Path
+    run_here: Run, one_thread: None, tiny_store: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    options = ["--iterations", "41", "--teacher", "ddim", "--teacher_steps", "3"]
-    whole = run_cli("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path / "whole"), *options)
+    options = ["--iterations", "9", "--checkpoint_every", "2", "--teacher", "ddim", "--teacher_steps", "3"]
+    options += ["--steps", "3"]
+    whole = run_here("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path / "whole"), *options)
     assert whole.returncode == 0, whole.stderr
     command = [
         sys.executable,
@@ -72,16 +87,16 @@ def test_a_killed_training_ends_like_one_that_was_not(
         *common(tiny_store, tiny_model, tmp_path / "killed"),
         *options,
     ]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in run_cli: sums depend on the number of threads
-    process = subprocess.Popen(command, cwd=ROOT, env=one_thread, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "killed/run/checkpoint.pt"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL  # before its end
     assert checkpoint.exists()
-    resumed = run_cli("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path / "killed"), *options)
+    resumed = run_here("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path / "killed"), *options)
     assert resumed.returncode == 0, resumed.stderr
     one, other = (load_file(tmp_path / name / "solver.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(one[key], other[key]) for key in one)
@@ -100,13 +115,24 @@ def test_two_processes_train_one_solver(run_cli: Run, tiny_store: Path, tiny_mod
     assert list((tmp_path / "s/run/tensorboard").iterdir())
 
 
+@pytest.mark.parametrize("stage", ["diffusion", "alignment"])
+def test_latents_of_another_size_are_told_before_they_are_encoded(
+    run_here: Run, tiny_store: Path, tiny_model: Path, tmp_path: Path, stage: str
+) -> None:
+    places = ["--data", str(tiny_store), "--model", str(tiny_model), "--out", str(tmp_path / "out")]
+    done = run_here("apps.nowcast.train", "--stage", stage, *places)
+    assert done.returncode == 2
+    assert "of (16, 16, 16) for --size mini, got (8, 8, 3); choose another" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_run_in_the_same_folder_is_refused(
-    run_cli: Run, tiny_store: Path, tiny_model: Path, tmp_path: Path
+    run_here: Run, tiny_store: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     options = ["--supervision", "target", "--loss", "mse=1", "--iterations", "1"]
-    assert run_cli("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path), *options).returncode == 0
+    assert run_here("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path), *options).returncode == 0
     before = (tmp_path / "solver.safetensors").read_bytes()
-    again = run_cli("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path), *options, "--seed", "5")
+    again = run_here("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path), *options, "--seed", "5")
     assert again.returncode == 2
     assert "another configuration" in again.stderr
     assert (tmp_path / "solver.safetensors").read_bytes() == before
@@ -117,7 +143,8 @@ def test_another_run_in_the_same_folder_is_refused(
     [
         (["--loss", "beauty=1"], "--loss terms among"),
         (["--loss", "mse=much"], "weight"),
-        (["--loss", "crps=1", "--members", "1", "--supervision", "target"], "--members of 2"),
+        (["--loss", ""], "--loss terms among"),
+        (["--loss", "crps"], "--members of 2 or more and --supervision target for the loss term crps, got 1"),
         (["--iterations", "0"], "--iterations of at least 1"),
         (["--learning_rate", "-1"], "--learning_rate above 0"),
         (["--device", "quantum"], "a device of this machine"),
@@ -127,10 +154,10 @@ def test_another_run_in_the_same_folder_is_refused(
     ],
 )
 def test_mistakes_are_told_in_one_line(
-    run_cli: Run, tiny_store: Path, tiny_model: Path, tmp_path: Path, options: list[str], message: str
+    run_here: Run, tiny_store: Path, tiny_model: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     base = common(tiny_store, tiny_model, tmp_path / "s")
-    done = run_cli("apps.nowcast.train", *base, "--teacher", "ddim", "--teacher_steps", "2", *options)
+    done = run_here("apps.nowcast.train", *base, "--teacher", "ddim", "--teacher_steps", "2", *options)
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("python -m apps.nowcast.train: ")

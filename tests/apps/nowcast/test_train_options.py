@@ -34,7 +34,7 @@ def test_each_stage_has_its_fitting_and_options_change_it() -> None:
 
 @pytest.mark.parametrize(
     ("name", "stage", "updates"),
-    [("prediff-autoencoder", "autoencoder", 131_183), ("prediff-unet", "diffusion", 629_703),
+    [("prediff-autoencoder", "autoencoder", 131_185), ("prediff-unet", "diffusion", 629_703),
      ("prediff-alignment", "alignment", 62_970)],
 )  # fmt: skip
 def test_the_recipes_of_prediff_are_there_by_name(name: str, stage: str, updates: int, tmp_path: Path) -> None:
@@ -72,6 +72,14 @@ def test_the_recipes_of_prediff_are_there_by_name(name: str, stage: str, updates
         ({"strategy": "fsdp", "stage": "diffusion"}, "--devices of 2 or more"),
         ({"strategy": "fsdp", "devices": 2}, "a stage of the model, got --stage solver"),
         ({"nfe": "7"}, "--nfe"),
+        ({"nfe": "2:4", "steps": 4}, "--steps with no --nfe alone, got --steps 4"),
+        ({"size": "prediff"}, "--size with a stage of the model alone"),
+        ({"members": 4}, "--members with --supervision target alone"),
+        ({"teacher_steps": 9, "supervision": "target"}, "--teacher_steps with --supervision teacher alone"),
+        ({"stage": "diffusion", "nfe": "2:4"}, "--nfe with --stage solver alone, got --nfe 2:4 with --stage diffusion"),
+        ({"stage": "alignment", "loss": "crps"}, "--loss with --stage solver alone"),
+        ({"stage": "autoencoder", "variants": 8}, "--variants with a later stage alone"),
+        ({"stage": "autoencoder", "model": "m"}, "--model with a later stage alone"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_done(tmp_path: Path, options: dict[str, Any], message: str) -> None:
