@@ -11,6 +11,9 @@ from data_tools.cli import UserError
 StepRange = tuple[int, int]
 """Smallest and largest number of steps."""
 
+MOST = 1000
+"""Steps of the diffusion that the networks are trained for; more would land between them."""
+
 
 def parse_range(text: str) -> StepRange:
     """`2:10` -> (2, 10).
@@ -19,8 +22,8 @@ def parse_range(text: str) -> StepRange:
         UserError: something else, or a range of fewer than two numbers.
     """
     low, _, high = text.partition(":")
-    if not (low.strip().isdecimal() and high.strip().isdecimal() and 1 <= int(low) < int(high)):
-        raise UserError(f"expected --nfe FIRST:LAST with 1 <= FIRST < LAST, e.g. 2:10, got {text!r}; see also --steps")
+    if not (low.strip().isdecimal() and high.strip().isdecimal() and 1 <= int(low) < int(high) <= MOST):
+        raise UserError(f"expected --nfe FIRST:LAST with 1 <= FIRST < LAST <= {MOST}, e.g. 2:10, got {text!r}; see also --steps")
     return int(low), int(high)
 
 
@@ -33,8 +36,8 @@ def parse_counts(text: str) -> tuple[int, ...]:
     counts: set[int] = set()
     for part in text.split(","):
         ends = [end.strip() for end in part.split(":")]
-        if len(ends) > 2 or not all(end.isdecimal() for end in ends) or not 1 <= int(ends[0]) <= int(ends[-1]):
-            raise UserError(f"expected --nfe as numbers of steps of at least 1, e.g. 2,3,5 or 2:10, got {text!r}")
+        if len(ends) > 2 or not all(map(str.isdecimal, ends)) or not 1 <= int(ends[0]) <= int(ends[-1]) <= MOST:
+            raise UserError(f"expected --nfe as numbers of steps from 1 to {MOST}, e.g. 2,3,5 or 2:10, got {text!r}")
         counts.update(range(int(ends[0]), int(ends[-1]) + 1))
     return tuple(sorted(counts))
 

@@ -40,7 +40,7 @@ def test_other_text_is_refused_in_one_line_or_means_counts(text: str) -> None:
         assert "\n" not in complaint
 
 
-@pytest.mark.parametrize("text", ["", "5", "5:5", "6:2", "0:4", "2:3:4", "a:b", "-1:3"])
+@pytest.mark.parametrize("text", ["", "5", "5:5", "6:2", "0:4", "2:3:4", "a:b", "-1:3", "2:1001"])
 def test_what_is_no_range_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="FIRST:LAST"):
         parse_range(text)
