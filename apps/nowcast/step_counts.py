@@ -23,7 +23,8 @@ def parse_range(text: str) -> StepRange:
     """
     low, _, high = text.partition(":")
     if not (low.strip().isdecimal() and high.strip().isdecimal() and 1 <= int(low) < int(high) <= MOST):
-        raise UserError(f"expected --nfe FIRST:LAST with 1 <= FIRST < LAST <= {MOST}, e.g. 2:10, got {text!r}; see also --steps")
+        bounds = f"1 <= FIRST < LAST <= {MOST}"
+        raise UserError(f"expected --nfe FIRST:LAST with {bounds}, e.g. 2:10, got {text!r}; see also --steps")
     return int(low), int(high)
 
 
