@@ -53,6 +53,7 @@ def test_failures_stand_beside_results(client: Any, monkeypatch: pytest.MonkeyPa
 
     def fail(task: int) -> int:
         if task == 4:
+            time.sleep(1)  # until what came of the task before is told
             os.kill(os.getpid(), signal.SIGKILL)
         if task == 1:
             raise UserError("a bad event")
