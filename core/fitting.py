@@ -123,17 +123,8 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = config.rate(iteration)
         optimizer.zero_grad(set_to_none=True)
-        passes = []
-        for part in losses:
-            with torch.autocast(device.type, torch.bfloat16, enabled=autocast == "bfloat16"):
-                value, logged = part(iteration)
-            passes.append({"loss": value.item(), **{k: float(v) for k, v in logged.items()}})
-            (value / len(losses) if len(losses) > 1 else value).backward()
-        values = mean_of({key: sum(p[key] for p in passes) / len(passes) for key in passes[0]}, fabric)
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(
-                f"expected a finite loss, got {values['loss']} at iteration {iteration}; lower the learning rate"
-            )
+        values = mean_of(_differentiate(losses, iteration, device, autocast), fabric)
+        _require_finite(values["loss"], iteration)
         if not sharded:  # shares of gradients are means already
             average_gradients(parameters, fabric)
         norm = whole(nn.utils.clip_grad_norm_(parameters, config.clip))
@@ -147,15 +138,32 @@ def fit(
             _log(directory / "log.jsonl", iteration, values, config)
         if first and report is not None:
             report(iteration, values)
-        due = (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == config.iterations
-        if due and (first or sharded):
-            content = _content(run, iteration + 1, module, optimizer, average)
+        if (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == config.iterations:
+            content = _content(run, iteration + 1, module, optimizer, average) if first or sharded else {}
             if first:
                 write_atomically(directory / "checkpoint.pt", partial(torch.save, content))
     fabric.barrier()  # all see the finished run
     if average is not None:
         average.copy_to(module)
     return module
+
+
+def _differentiate(losses: Sequence[Loss], iteration: int, device: torch.device, autocast: str) -> dict[str, float]:
+    """Add the gradient of the mean of the losses, one after another; their means and those of what they log."""
+    passes = []
+    for loss in losses:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast == "bfloat16"):
+            value, logged = loss(iteration)
+        passes.append({"loss": value.item(), **{k: float(v) for k, v in logged.items()}})
+        (value / len(losses)).backward()
+    return {key: sum(values[key] for values in passes) / len(passes) for key in passes[0]}
+
+
+def _require_finite(loss: float, iteration: int) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"expected a finite loss, got {loss} at iteration {iteration}; lower the learning rate"
+        )
 
 
 def _trainable(module: nn.Module) -> dict[str, Tensor]:

@@ -9,15 +9,7 @@ import pytest
 
 from apps.imagegen.models.edm import EDMPrecond, network_config
 
-SIZES: dict[str, Any] = {
-    "img_resolution": 16,
-    "img_channels": 3,
-    "model_type": "SongUNet",
-    "model_channels": 8,
-    "channel_mult": [1, 2, 3],
-    "num_blocks": 1,
-    "attn_resolutions": [8],
-}
+SIZES: dict[str, Any] = {"img_resolution": 16, "img_channels": 3, "model_type": "SongUNet"}
 
 
 @pytest.mark.parametrize("kind", ["SongUNet", "DhariwalUNet"])
