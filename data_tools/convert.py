@@ -25,6 +25,9 @@ Task = TypeVar("Task")
 CHUNK_FRAMES = 7
 """Frames of a chunk of long events: a window of 13 out of 49 reads two or three chunks of 1 MB, not 7 MB."""
 
+OF_WRITING = ("lr", "pool", "start", "end", "absent", "block", "chunk_frames", "overwrite")
+"""Options that say what is written, and how."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -148,6 +151,9 @@ def verify(options: Options) -> None:
     """
     if options.out is not None:
         raise UserError(f"expected the store alone with --verify, got {options.src} and {options.out}: leave one out")
+    for name in OF_WRITING:
+        if getattr(options, name) != getattr(Options, name):
+            raise UserError(f"expected no --{name} with --verify, which reads a store as it was written: leave it out")
     damage = find_damage(options, Path(options.src))
     for lines in damage.values():
         print("\n".join(lines))
