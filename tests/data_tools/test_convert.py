@@ -257,7 +257,7 @@ def test_damage_is_named_and_repaired(tmp_path: Path, sevir_archive: Archive, ca
         ({"pool": "mean"}, "--lr with --pool mean"),
         ({"verify": True}, "the store alone with --verify"),
         ({"verify": True, "out": None, "lr": True}, "no --lr with --verify"),
-        ({"verify": True, "out": None, "overwrite": True}, "no --overwrite with --verify"),
+        ({"verify": True, "out": None}, "no --block with --verify"),
         ({"verify": True, "repair": True}, "--verify or --repair"),
         ({"repair": True}, "expected an event store"),
     ],
