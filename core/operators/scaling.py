@@ -112,7 +112,7 @@ class Scaling:
         w = d_sigma * alpha - d_alpha * sigma
         unit = torch.ones_like(t)
         return Node(
-            log_snr=float(self.schedule.log_snr(t)),
+            log_snr=float(self.schedule.log_snr(t)) if alpha > 0 else -math.inf,  # learned times may pass pure noise
             state=1 / n,
             velocity=n / (w * s),
             drift=-(d_sigma / w - alpha * s**2 / n**2) * n / (sigma * s),

@@ -15,7 +15,10 @@ from torch import Tensor
 
 from apps.imagegen.models.configurations import ARCHITECTURES, Architecture, read_architecture
 from apps.imagegen.models.edm import EDMPrecond
+from apps.imagegen.models.frozen_model import FrozenModel
 from apps.imagegen.models.image_model import CORE_DTYPES, ImageModel, Precision, image_model
+from apps.imagegen.models.latent.catalogue import is_latent
+from apps.imagegen.models.latent.prompting import Prompting
 from apps.processes import check_device
 from core.fitting import write_atomically
 from core.names import nearest
@@ -27,6 +30,7 @@ __all__ = [
     "check_output",
     "check_precision",
     "image_model",
+    "load_image_model",
     "load_model",
     "mismatch",
     "save_model",
@@ -94,9 +98,42 @@ def check_output(path: Path, overwrite: bool) -> None:
 
 
 def load_model(
+    name_or_path: str | Path,
+    device: torch.device | str = "cpu",
+    precision: Precision = "float32",
+    prompting: Prompting | None = None,
+) -> FrozenModel:
+    """A model by the name of one that ships, by its file, or a latent model of diffusers.
+
+    Args:
+        name_or_path: "digits", or a .safetensors file of ours, see `load_image_model`; else a name of
+            `apps.imagegen.models.diffusers.CATALOGUE`, a pipeline's folder, or its name "owner/name" on the hub.
+        device: where its network goes.
+        precision: of the network.
+        prompting: prompts, guidance and size of a latent model.
+
+    Raises:
+        UserError: see `load_image_model` and `load_latent`; prompts, guidance or size for a model of pixels.
+    """
+    if is_latent(name_or_path):
+        from apps.imagegen.models.latent.loading import load_latent
+
+        return load_latent(name_or_path, device, precision, prompting)
+    model = load_image_model(name_or_path, device, precision)
+    given = prompting or Prompting()
+    for option in ("prompts", "train_prompts", "guidance", "size"):
+        if getattr(given, option) is not None:
+            raise UserError(
+                f"expected no --{option} for {model.name}, a model of pixels without texts, got "
+                f"{getattr(given, option)}; leave it out or take another --model"
+            )
+    return model
+
+
+def load_image_model(
     name_or_path: str | Path, device: torch.device | str = "cpu", precision: Precision = "float32"
 ) -> ImageModel:
-    """A model by the name of one that ships, or by its file.
+    """A model of pixels by the name of one that ships, or by its file.
 
     Args:
         name_or_path: "digits", or a .safetensors file of ours.

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,18 @@ from torch import Tensor, nn
 import core
 from apps.imagegen.models.configurations import Architecture
 from apps.imagegen.models.edm import EDMPrecond, written
+from apps.imagegen.models.frozen_model import DTYPES, EXPONENTIAL, Precision
+from apps.imagegen.models.seeds import SEEDS, drawn_class, unit_noise
 from core.frozen import fingerprint
+from core.parametrizations import Target
 from data_tools.cli import UserError
 
-Precision = Literal["float32", "bfloat16", "float16"]
-CORE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SEEDS = 1 << 32
-"""A seed counts modulo this number, as in EDM."""
+__all__ = ["CORE_DTYPES", "SEEDS", "ImageModel", "Labelled", "Precision", "image_model"]
+
+CORE_DTYPES = DTYPES
+
+ON_SIGMA = tuple(name for name in core.GRIDS if name not in ("shifted", "discrete"))
+"""Grids that a model in the clock sigma can have."""
 
 
 class Labelled(nn.Module):
@@ -69,9 +74,56 @@ class ImageModel:
         return next(self.network.parameters()).device
 
     @property
+    def predicts(self) -> Target:
+        return "data"
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
         return self.channels, self.resolution, self.resolution
+
+    @property
+    def image_channels(self) -> int:
+        return self.channels
+
+    @property
+    def image_resolution(self) -> int:
+        return self.resolution
+
+    @property
+    def conditions(self) -> str:
+        return ""
+
+    @property
+    def schedule(self) -> core.EDM:
+        return core.EDM(self.sigma_max, self.sigma_min)
+
+    @property
+    def chart(self) -> None:
+        """x against t: in the clock sigma this is the noise chart."""
+        return None
+
+    @property
+    def grids(self) -> tuple[str, ...]:
+        return ON_SIGMA
+
+    @property
+    def prompts(self) -> None:
+        return None
+
+    def texts(self, seeds: Sequence[int]) -> None:
+        """None: there are no prompts."""
+
+    def default_grid(self, solver: str) -> str:
+        """Karras', or log-SNR for the exponential methods, as their authors recommend."""
+        return "logsnr" if solver in EXPONENTIAL else "karras"
+
+    def decode(self, x: Tensor) -> Tensor:
+        """The images themselves."""
+        return x
+
+    def prepare(self, seeds: Sequence[int]) -> None:
+        """Nothing: seeds say noise and class."""
 
     def to(self, device: torch.device | str) -> ImageModel:
         """The model on another device; the network moves, so this one moves with it."""
@@ -95,12 +147,11 @@ class ImageModel:
             seeds: one per image.
             draw_on: device of the generators; published figures drew on "cuda", whose numbers differ.
         """
-        draws = [torch.randn(self.shape, generator=_generator(seed, draw_on), device=draw_on) for seed in seeds]
-        return torch.stack(draws).to(self.device) if draws else torch.empty(0, *self.shape, device=self.device)
+        return unit_noise(self.shape, seeds, draw_on).to(self.device)
 
-    def start(self, seeds: Sequence[int], draw_on: str = "cpu") -> Tensor:
-        """x_T (B, C, H, W): noise of standard deviation sigma_max."""
-        return self.noise(seeds, draw_on) * self.sigma_max
+    def start(self, seeds: Sequence[int], draw_on: str = "cpu", t: float | None = None) -> Tensor:
+        """x_T (B, C, H, W): noise of standard deviation t, sigma_max where not given."""
+        return self.noise(seeds, draw_on) * (self.sigma_max if t is None else t)
 
     def labels(self, seeds: Sequence[int], class_index: int | None = None, draw_on: str = "cpu") -> Tensor | None:
         """One-hot classes (B, label_dim), or None of an unconditional model.
@@ -118,13 +169,11 @@ class ImageModel:
             raise UserError(f"expected a class from {known}, got {class_index}; change or leave out the class")
         if not self.label_dim:
             return None
-        classes = [self._drawn_class(seed, draw_on) if class_index is None else class_index for seed in seeds]
+        classes = [
+            drawn_class(self.shape, self.label_dim, seed, draw_on) if class_index is None else class_index
+            for seed in seeds
+        ]
         return torch.eye(self.label_dim)[classes].to(self.device)
-
-    def _drawn_class(self, seed: int, draw_on: str) -> int:
-        generator = _generator(seed, draw_on)
-        torch.randn(self.shape, generator=generator, device=draw_on)
-        return int(torch.randint(self.label_dim, (), generator=generator, device=draw_on))
 
     def grid(
         self,
@@ -186,7 +235,3 @@ def image_model(
         card=card,
         precision=precision,
     )
-
-
-def _generator(seed: int, device: str) -> torch.Generator:
-    return torch.Generator(device).manual_seed(seed % SEEDS)

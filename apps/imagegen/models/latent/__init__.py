@@ -1,0 +1,1 @@
+"""Latent models: diffusers' pipelines as frozen models. See `apps.imagegen.models.diffusers`."""

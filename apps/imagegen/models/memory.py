@@ -1,0 +1,33 @@
+"""What a user is told who runs out of an accelerator's memory: which knobs to turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from data_tools.cli import UserError
+
+KNOBS = "lower --batch, take --precision bfloat16 or a smaller --size"
+
+
+@contextmanager
+def enough_memory(knobs: str = KNOBS) -> Iterator[None]:
+    """Turn an accelerator's "out of memory" into one line.
+
+    Args:
+        knobs: what to do about it.
+
+    Raises:
+        UserError: the memory did not suffice for what was done within.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        told = str(error).split(". ")
+        asked = next((part for part in told if part.startswith("Tried to allocate")), "")
+        asked = f" ({asked[0].lower()}{asked[1:]})" if asked else ""
+        raise UserError(
+            f"expected a model that fits the memory of the device, got out of memory{asked}; {knobs}"
+        ) from None
