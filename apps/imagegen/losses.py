@@ -1,12 +1,14 @@
 """Endpoint losses of image solvers: which distances, from a line of text like `features=1,mse=0.1`.
 
-    mse         of pixels in [-1, 1]
+    mse         of states: pixels in [-1, 1], or latents
     features    of what a network that ships sees: a digit classifier of grey images, EfficientNet-lite0 of colour ones
+    dino        of DINOv2's features, SpanLift's loss for latents beside mse (equation 16; needs transformers)
     inception   of Inception's pool features, DyWeight's and SpanLift's loss for pixels (needs torch-fidelity)
     lpips       LPIPS, S4S's and LD3's loss (needs the lpips package and the ImageNet weights of its trunk)
 
 Feature losses are the mean squared difference of the features of images as they will be seen: clipped to the range of
-pixels, but not rounded (Zhao et al. 2026, arXiv 2603.11607).
+pixels, but not rounded (Zhao et al. 2026, arXiv 2603.11607). Of latent models they see what is decoded, and gradients
+pass through decoder and features, which are computed again for them: memory is that of the larger of the two.
 """
 
 from __future__ import annotations
@@ -24,14 +26,20 @@ from torch.nn import functional as F
 
 from apps.backbones import IMAGENET_MEAN, IMAGENET_STD, efficientnet_lite0, read_tensors
 from apps.imagegen.classifier import load_classifier
+from apps.imagegen.dino import dino_at_hand, load_dino
 from apps.imagegen.features import DIGIT_WEIGHTS, EFFICIENTNET_SIDE
-from apps.imagegen.models import ImageModel
+from apps.imagegen.models import FrozenModel
+from apps.imagegen.models.latent.model import LatentModel
 from apps.inception import differentiable, load_inception
-from core.losses import LPIPS, MSE, Distance, FeatureDistance, WeightedSum
+from core.losses import LPIPS, MSE, Decoded, Distance, FeatureDistance, WeightedSum
 from core.supervision import Example
 from data_tools.cli import UserError
 
-TERMS = ("mse", "features", "inception", "lpips")
+TERMS = ("mse", "features", "inception", "lpips", "dino")
+
+PERCEPTUAL_WEIGHT = 0.1
+"""lambda of equation 16, which the paper does not state: ours. It puts both terms in the same order where a few-step
+solver starts, latents being of unit variance and so are DINOv2's normalised features."""
 
 LPIPS_VARIABLE = "SPANLIFT_PERCEPTUAL_WEIGHTS"
 """Environment variable with torchvision's ImageNet weights of VGG-16, AlexNet or SqueezeNet 1.1."""
@@ -65,7 +73,7 @@ class ImageLoss:
         return self.distance(prediction, example.endpoint)
 
 
-def parse_loss(text: str, model: ImageModel) -> ImageLoss:
+def parse_loss(text: str, model: FrozenModel) -> ImageLoss:
     """The loss of a line like `features=1,mse=0.1`, its networks on the model's device.
 
     Raises:
@@ -83,23 +91,39 @@ def parse_loss(text: str, model: ImageModel) -> ImageLoss:
             terms[name] = float("nan")
         if not 0 < terms[name] < float("inf"):
             raise UserError(f"expected --loss like features=1,mse=0.1 with weights above 0, got {weight!r} for {name}")
-    built = {name: _BUILDERS[name](model) for name in terms}
-    networks = tuple(network for _, network in built.values() if network is not None)
-    return ImageLoss(WeightedSum(tuple((terms[name], distance) for name, (distance, _) in built.items())), networks)
+    built = {name: _seen(model, name) for name in terms}
+    networks = [network for _, network in built.values() if network is not None]
+    if networks and isinstance(model, LatentModel):
+        networks.append(model.decoder)
+    return ImageLoss(
+        WeightedSum(tuple((terms[name], distance) for name, (distance, _) in built.items())), tuple(networks)
+    )
 
 
-def default_loss(model: ImageModel) -> str:
-    """What is taken where no loss is named: features, which need nothing that is not installed."""
+def default_loss(model: FrozenModel) -> str:
+    """What is taken where no loss is named.
+
+    Of pixels features, which need nothing that is not installed. Of latents equation 16: DINOv2 beside mse where its
+    weights are at hand, else EfficientNet, which ships, stands in for it.
+    """
+    if isinstance(model, LatentModel):
+        return f"mse=1,{'dino' if dino_at_hand() else 'features'}={PERCEPTUAL_WEIGHT:g}"
     return "features=1,mse=1" if model.channels == 1 else "features=1"
 
 
-def _mse(model: ImageModel) -> tuple[Distance, nn.Module | None]:
+def _seen(model: FrozenModel, name: str) -> tuple[Distance, nn.Module | None]:
+    """The distance of a term, of images where it is no mse, and its network."""
+    distance, network = _BUILDERS[name](model)
+    return (Decoded(distance, model.decode) if isinstance(model, LatentModel) and name != "mse" else distance), network
+
+
+def _mse(model: FrozenModel) -> tuple[Distance, nn.Module | None]:
     del model
     return MSE(), None
 
 
-def _features(model: ImageModel) -> tuple[Distance, nn.Module | None]:
-    if model.channels == 1:
+def _features(model: FrozenModel) -> tuple[Distance, nn.Module | None]:
+    if model.image_channels == 1:
         classifier, _ = load_classifier(DIGIT_WEIGHTS)
         classifier = classifier.to(model.device)
         return _plain(lambda images: classifier.features(images.clip(-1, 1)), "digit classifier"), classifier
@@ -115,18 +139,24 @@ def _features(model: ImageModel) -> tuple[Distance, nn.Module | None]:
     return _plain(see, "EfficientNet-lite0"), network
 
 
-def _inception(model: ImageModel) -> tuple[Distance, nn.Module | None]:
+def _inception(model: FrozenModel) -> tuple[Distance, nn.Module | None]:
     network, name, _ = load_inception("--loss features=1")
     network = network.to(model.device).eval().requires_grad_(False)
     return _plain(differentiable(network), name), network
 
 
-def _lpips(model: ImageModel) -> tuple[Distance, nn.Module | None]:
+def _dino(model: FrozenModel) -> tuple[Distance, nn.Module | None]:
+    network, name = load_dino()
+    network = network.to(model.device).eval().requires_grad_(False)
+    return _plain(network, name), network
+
+
+def _lpips(model: FrozenModel) -> tuple[Distance, nn.Module | None]:
     if importlib.util.find_spec("lpips") is None:
         raise UserError("expected the package lpips for the loss lpips: pip install lpips; or take --loss features=1")
-    if model.resolution < LPIPS_SIDE:
+    if model.image_resolution < LPIPS_SIDE:
         raise UserError(
-            f"expected images of at least {LPIPS_SIDE} pixels a side for the loss lpips, got {model.resolution}; "
+            f"expected images of at least {LPIPS_SIDE} pixels a side for the loss lpips, got {model.image_resolution}; "
             "take --loss features=1"
         )
     import lpips
@@ -165,4 +195,4 @@ def _plain(see: Callable[[Tensor], Tensor], label: str) -> Distance:
     return FeatureDistance(lambda images: (see(images),), label, normalised=False)
 
 
-_BUILDERS = {"mse": _mse, "features": _features, "inception": _inception, "lpips": _lpips}
+_BUILDERS = {"mse": _mse, "features": _features, "dino": _dino, "inception": _inception, "lpips": _lpips}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import core
 from core.names import nearest
 from core.solvers.learned import LEARNED
 from data_tools.cli import UserError
+
+if TYPE_CHECKING:  # models look at methods for the grids that suit them
+    from apps.imagegen.models import FrozenModel
 
 OperatorClass = Literal["spatial", "pointwise", "scalar"]
 
@@ -28,14 +31,16 @@ CALLS = {"heun": 2, "dpm-solver-2": 2, "rk4": 4, "amed": 2, "amed-plugin": 2}
 """Network calls a step of those that take more than one."""
 
 GRIDS = {"dpm-solver++": "logsnr", "unipc": "logsnr", "dpm-solver-v3": "logsnr"}
-"""Grids that authors recommend for their methods; Karras' for all others."""
-
-ON_SIGMA = tuple(name for name in core.GRIDS if name not in ("shifted", "discrete"))
-"""Grids that a model in the clock sigma can have."""
+"""Grids that authors recommend for their methods in the clock sigma; Karras' for all others."""
 
 ALL_ORDERS = ("ipndm", "adams-bashforth", "deis", "dpm-solver++", "unipc", "dpm-solver-v3")
 WEIGHED = ("s4s-lms", "s4s-pc", "s4s-alt")
 """Learned solvers whose order is the number of evaluations they weigh."""
+
+ON_SCHEDULE = ("dpm-solver++", "unipc", "deis", "dpm-solver-v3", "ddpm")
+"""Solvers that are defined on a noise schedule; all others take their steps in a chart of the model's."""
+FROM_DATA = ("deis", "dpm-solver-v3")
+"""Those of them that can not start where there is no data in the state, as rectified flow does."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class MethodOptions:
         nfe: network calls per image; 3 where not given. That of a trained solver must agree.
         order: of solvers that have several; evaluations that S4S weighs. 3 where not given.
         afs: analytic first step, which costs no call. Where not given: only where the calls do not come out otherwise.
-        grid: name of the time grid; where not given Karras', or log-SNR for the exponential methods.
+        grid: name of the time grid; where not given the model's own for the method.
         rho: exponent of Karras' grid.
         denoise: end with one more call, for the data predicted from the last state.
         base: name of what a learned solver starts as, or corrects.
@@ -103,8 +108,13 @@ def calls_of(spec: MethodOptions, points: int = 0) -> int:
     return 1 + points if name.startswith("epd") else CALLS.get(name, 1)
 
 
-def budget(spec: MethodOptions) -> Budget:
+def budget(spec: MethodOptions, clean: bool = False) -> Budget:
     """How the calls are spent.
+
+    Args:
+        spec: the method.
+        clean: the grid ends where there is no noise, as that of rectified flow: the last step is then one call, for
+            there is no level between its ends, and none is asked at the last.
 
     Raises:
         UserError: the method cannot take so many.
@@ -116,11 +126,12 @@ def budget(spec: MethodOptions) -> Budget:
     for points in parallel:
         calls = calls_of(spec, points)
         for afs in starts:
-            steps, rest = divmod(nfe - spec.denoise + afs, calls)
+            steps, rest = divmod(nfe - spec.denoise + afs + clean * (calls - 1), calls)
             if rest == 0 and steps >= 1 and nfe >= 1:
                 return Budget(steps, afs, points)
     calls = calls_of(spec, parallel[0])
-    possible = [s * calls - afs + spec.denoise for s in range(1, 4) for afs in sorted(starts, reverse=True)]
+    saved = clean * (calls - 1) - spec.denoise
+    possible = [s * calls - afs - saved for s in range(1, 4) for afs in sorted(starts, reverse=True)]
     possible = [str(number) for number in possible if number > 0]
     raise UserError(
         f"expected --nfe {', '.join(possible)}, ... for {spec.solver}, which calls the network "
@@ -128,20 +139,33 @@ def budget(spec: MethodOptions) -> Budget:
     )
 
 
-def grid_name(spec: MethodOptions) -> str:
-    """The grid that is asked for, or that suits the method."""
-    return spec.grid or GRIDS.get(underlying(spec).solver, "karras")
+def grid_name(spec: MethodOptions, model: FrozenModel | None = None) -> str:
+    """The grid that is asked for, or that suits the method on this model; in the clock sigma where none is given."""
+    solver = underlying(spec).solver
+    return spec.grid or (GRIDS.get(solver, "karras") if model is None else model.default_grid(solver))
 
 
-def check_method(spec: MethodOptions) -> None:
-    """Raise UserError for names that are unknown and options that the method does not have."""
+def finite_start(model: FrozenModel) -> bool:
+    """Whether there is data in the states that runs start from; there is none in rectified flow, where alpha = 0."""
+    return bool(model.schedule(model.schedule.t_max).alpha > 0)
+
+
+def ends_noisy(model: FrozenModel) -> bool:
+    """Whether there is noise left in the states that runs end in; rectified flow ends without."""
+    return bool(model.grid(model.default_grid("euler"), 1)[-1] > 0)
+
+
+def check_method(spec: MethodOptions, model: FrozenModel) -> None:
+    """Raise UserError for names that are unknown and options that method and model do not have."""
     if spec.solver not in core.SOLVERS:
         raise UserError(
             f"expected a solver among {', '.join(core.SOLVERS)}, or the file of a trained one, got "
             f"{spec.solver!r}{nearest(spec.solver, core.SOLVERS)}"
         )
-    if spec.grid is not None and spec.grid not in ON_SIGMA:
-        raise UserError(f"expected a grid among {', '.join(ON_SIGMA)}, got {spec.grid!r}{nearest(spec.grid, ON_SIGMA)}")
+    if spec.grid is not None and spec.grid not in model.grids:
+        raise UserError(
+            f"expected a grid among {', '.join(model.grids)}, got {spec.grid!r}{nearest(spec.grid, model.grids)}"
+        )
     if spec.base is not None and spec.solver not in BASES:
         raise UserError(f"expected no --base for {spec.solver}, got {spec.base}; leave it out")
     base = spec.base_name
@@ -154,5 +178,12 @@ def check_method(spec: MethodOptions) -> None:
         raise UserError(f"expected --base_path with the solver spanlift alone, got it with {spec.solver}; leave it out")
     if spec.order is not None and spec.solver not in (*ALL_ORDERS, *WEIGHED) and base not in ALL_ORDERS:
         raise UserError(f"expected no --order for {spec.solver}, got {spec.order}; leave it out")
+    if not finite_start(model) and underlying(spec).solver in FROM_DATA:
+        raise UserError(
+            f"expected a solver that starts from pure noise, as {model.name} does, got {underlying(spec).solver}; take "
+            "ipndm, adams-bashforth, dpm-solver++ or unipc"
+        )
+    if spec.denoise and not ends_noisy(model):
+        raise UserError(f"expected no --denoise for {model.name}, whose last state has no noise, got it; leave it out")
     if spec.solver == "dpm-solver-v3" and spec.statistics is None:
         raise UserError("expected --statistics of the model for dpm-solver-v3, got none; estimate them first")

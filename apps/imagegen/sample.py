@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,27 +13,31 @@ import numpy as np
 
 from apps.imagegen.image_files import read_image
 from apps.imagegen.methods import MethodOptions
-from apps.imagegen.models import ImageModel, Precision, load_model
+from apps.imagegen.models import FrozenModel, Precision
+from apps.imagegen.models.memory import enough_memory
 from apps.imagegen.pictures import enlarged, tiled, write_png
+from apps.imagegen.prompt_options import PromptOptions, prompts_of
 from apps.imagegen.sampling import Sampler, batches, build_sampler, parse_seeds, to_uint8
-from apps.processes import launch
+from apps.processes import check_devices, launch
 from core.fitting import write_atomically
 from data_tools.cli import UserError, check_folder, check_outputs, console, progress_bar, run
 
-MANIFEST = "manifest.json"
+MANIFEST, PROMPTS = "manifest.json", "prompts"
 FORMAT = "spanlift-samples"
 ON_SHEET = 64
 """Images of the sheet at most."""
 
 
 @dataclass(frozen=True)
-class SampleOptions:
+class SampleOptions(PromptOptions):
     """Options of the command.
 
     Attributes:
-        model: name of a shipped model, or a file of train_model or convert.
+        model: name of a shipped model, or a file of train_model or convert; a pipeline of diffusers: its folder, its
+            id on the hub, or a name like sana-0.6b.
         solver: name of a solver, or a trained one (file, or folder that holds solver.safetensors).
-        nfe: network calls per image; a trained solver has its own. By default 3, or that of the trained solver.
+        nfe: network calls per image, evaluations where guidance takes two for each; a trained solver has its own. By
+            default 3, or that of the trained solver.
         afs: analytic first step, which costs no call; where not given, only where the calls do not come out otherwise.
         denoise: end with one more call, for the data predicted from the last state.
         seeds: one image for each, like 0-63 or 1,2,5-10; an image depends on its seed alone.
@@ -67,6 +71,7 @@ class SampleOptions:
         return MethodOptions(self.solver, self.nfe, afs=self.afs, denoise=self.denoise)
 
 
+@enough_memory()
 def main(options: SampleOptions) -> None:
     """Sample what is missing, draw the sheet.
 
@@ -77,12 +82,21 @@ def main(options: SampleOptions) -> None:
     if options.batch < 1:
         raise UserError(f"expected --batch of at least 1, got {options.batch}")
     out = Path(options.out)
-    _check(options, out, seeds)
-    fabric, device = launch(options.device, options.devices)
-    model = load_model(options.model, device, options.precision)
+    check_folder(out)
+    check_devices(options.device, options.devices)
+    alone = options.devices == 1  # several are checked before they are started
+    half = options.precision == "float16"  # which the CPU has not
+    precision: Precision = "float32" if half and not alone else options.precision
+    model = options.load(options.model, options.device if alone else "cpu", precision)
     sampler = build_sampler(model, options.method())
+    _check(options, out, seeds, model, sampler)
+    fabric, device = launch(options.device, options.devices)
+    if not alone:
+        model = options.load(options.model, device, options.precision) if half else model.to(device)
+        sampler = build_sampler(model, options.method())
     if fabric.global_rank == 0:
-        _claim(out, manifest(model, sampler, options))
+        model.prepare(seeds)
+        _claim(out, manifest(model, sampler, options), prompts_of(model, seeds))
     fabric.barrier()
     mine = seeds[fabric.global_rank :: fabric.world_size]
     missing = [seed for seed in mine if not image_path(out, seed).exists()]
@@ -96,33 +110,34 @@ def main(options: SampleOptions) -> None:
     fabric.barrier()
 
 
-def _check(options: SampleOptions, out: Path, seeds: Sequence[int]) -> None:
+def _check(options: SampleOptions, out: Path, seeds: Sequence[int], model: FrozenModel, sampler: Sampler) -> None:
     """Tell mistakes before other processes are started and before anything is written.
 
     Raises:
         UserError: as `main`.
     """
-    check_folder(out)
-    model = load_model(options.model)
     model.labels(seeds[:1], options.class_index)
-    identity = manifest(model, build_sampler(model, options.method()), options)
+    identity = manifest(model, sampler, options)
     found = _manifest_of(out / MANIFEST)
     if options.grid_image:
         own = found is not None or options.out == SampleOptions.out
         check_outputs([_sheet_path(out)], options.overwrite or own)
     if found is None and out.is_dir() and not all(path.suffix == ".part" for path in out.iterdir()):
         raise UserError(f"expected a new folder or one of this command, got {out} with other files; choose another")
-    if found not in (None, identity) and not options.overwrite:
-        changed = sorted(name for name in {*found, *identity} if found.get(name) != identity.get(name))
+    known = _identity(found)
+    if known not in (None, identity) and not options.overwrite:
+        changed = sorted(name for name in {*known, *identity} if known.get(name) != identity.get(name))
         raise UserError(
             f"expected images of this run in {out}, got those of another (other {', '.join(changed)}); "
             "add --overwrite or choose another folder"
         )
 
 
-def manifest(model: ImageModel, sampler: Sampler, options: SampleOptions) -> dict[str, Any]:
+def manifest(model: FrozenModel, sampler: Sampler, options: SampleOptions) -> dict[str, Any]:
     """What a folder's images depend on beside their seeds; batch and device only change how they are rounded."""
     described = {"model": model.identity, "model_name": model.name, "precision": options.precision, "noise": "cpu"}
+    if model.conditions:
+        described["conditions"] = model.conditions
     return {"format": FORMAT, **described, "class": options.class_index, "sampler": sampler.written()}
 
 
@@ -137,26 +152,40 @@ def _sheet_path(folder: Path) -> Path:
     return place.with_name(f"{place.name}.png")
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Make the folder this run's; images of another run, which `_check` allowed to be replaced, go."""
+def _claim(folder: Path, identity: dict[str, Any], prompts: Mapping[str, str]) -> None:
+    """Make the folder this run's; images of another run, which `_check` allowed to be replaced, go.
+
+    The manifest also says the prompt of every seed, those of earlier runs of this identity included.
+    """
     path = folder / MANIFEST
-    if _manifest_of(path) == identity:
+    found = _manifest_of(path)
+    known = (found or {}).get(PROMPTS, {}) if _identity(found) == identity else {}
+    merged = {**known, **prompts} if isinstance(known, dict) else dict(prompts)
+    content = {**identity, PROMPTS: merged} if merged else identity
+    if found == content:
         return
-    for image in folder.glob("[0-9]*/[0-9]*.png"):
-        image.unlink()
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(identity, indent=1) + "\n"))
+    if _identity(found) != identity:
+        for image in folder.glob("[0-9]*/[0-9]*.png"):
+            image.unlink()
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _identity(manifest: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What is left of a manifest without the prompts, of which a later run may bring more."""
+    return None if manifest is None else {name: value for name, value in manifest.items() if name != PROMPTS}
 
 
 def _manifest_of(path: Path) -> dict[str, Any] | None:
     """The manifest of a folder of this command, else None."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and content.get("format") == FORMAT else None
 
 
-def _sample(options: SampleOptions, model: ImageModel, sampler: Sampler, seeds: Sequence[int], shown: bool) -> None:
+def _sample(options: SampleOptions, model: FrozenModel, sampler: Sampler, seeds: Sequence[int], shown: bool) -> None:
     """Write the images of the seeds."""
     bar = progress_bar()
     task = bar.add_task(sampler.label, total=len(seeds), visible=shown, note="")
@@ -189,5 +218,7 @@ if __name__ == "__main__":
   python -m apps.imagegen.sample
   python -m apps.imagegen.sample --solver heun --nfe 18 --seeds 0-9 --out out/heun
   python -m apps.imagegen.sample --model cifar10.safetensors --solver out/train/solver.safetensors --seeds 0-49999 \\
-      --batch 512 --device cuda --devices 2 --out out/cifar10""",
+      --batch 512 --device cuda --devices 2 --out out/cifar10
+  python -m apps.imagegen.sample --model sana-0.6b --prompts prompts.txt --solver ipndm --nfe 5 --seeds 0-15 \\
+      --batch 4 --device cuda --precision bfloat16 --out out/sana""",
     )

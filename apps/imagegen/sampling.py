@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 import core
 from apps.imagegen.methods import DEFAULT_NFE, MethodOptions
-from apps.imagegen.models import ImageModel
+from apps.imagegen.models import FrozenModel
 from apps.imagegen.models.files import ASSETS
-from apps.imagegen.models.image_model import SEEDS
+from apps.imagegen.models.seeds import SEEDS
 from apps.imagegen.solvers import build_method, is_trained, sampling_of, seeded
 from core.frozen import fingerprint
 from data_tools.cli import UserError
@@ -26,8 +26,8 @@ MOST_SEEDS = 10_000_000
 
 
 @torch.no_grad()
-def sample_batch(
-    model: ImageModel,
+def endpoint_batch(
+    model: FrozenModel,
     solver: core.Solver,
     grid: Tensor,
     seeds: Sequence[int],
@@ -35,28 +35,43 @@ def sample_batch(
     denoise: bool = False,
     class_index: int | None = None,
 ) -> tuple[Tensor, int]:
-    """One image for each seed; it depends on its seed alone, up to the rounding of batched arithmetic.
+    """The last state for each seed; it depends on its seed alone, up to the rounding of batched arithmetic.
 
     Args:
-        model: frozen denoiser, in the clock sigma.
+        model: frozen, prepared for these seeds.
         solver: on the model's device.
-        grid: (N + 1,) descending times; its first is the standard deviation of the initial noise.
-        seeds: noise, class and, of stochastic solvers, all later noise come from these.
+        grid: (N + 1,) descending times, from the first of which the noise is.
+        seeds: noise, class or prompt and, of stochastic solvers, all later noise come from these.
         afs: analytic first step, see `core.integrate`.
         denoise: end with the predicted data, see `core.integrate`.
         class_index: class of all images; drawn from the seeds where it is None and the model has classes.
 
     Returns:
-        Images float32 (B, C, H, W) in about [-1, 1], and the network calls that each took.
+        States float32 (B, C, H, W), and the network calls that each took: with guidance two an evaluation.
 
     Raises:
         UserError: a class that the model does not have.
-        FloatingPointError: an image is not finite; it says at which step that began.
+        FloatingPointError: a state is not finite; it says at which step that began.
     """
     field = model.field(model.labels(seeds, class_index))
-    x_T = model.noise(seeds) * float(grid[0])
+    x_T = model.start(seeds, t=float(grid[0]))
     state = core.integrate(field, seeded(solver, seeds), x_T, grid, afs=afs, denoise=denoise)
     return state.x, state.nfe
+
+
+@torch.no_grad()
+def sample_batch(
+    model: FrozenModel,
+    solver: core.Solver,
+    grid: Tensor,
+    seeds: Sequence[int],
+    afs: bool = False,
+    denoise: bool = False,
+    class_index: int | None = None,
+) -> tuple[Tensor, int]:
+    """One image float32 (B, C', H', W') in about [-1, 1] for each seed, and its network calls: see `endpoint_batch`."""
+    x, nfe = endpoint_batch(model, solver, grid, seeds, afs, denoise, class_index)
+    return model.decode(x), nfe
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +80,8 @@ class Sampler:
 
     Attributes:
         name: of the method, such as `ipndm`, or of a trained solver's file.
-        nfe: network calls per image that were asked for, or that a solver was trained for.
+        nfe: evaluations per image that were asked for, or that a solver was trained for: network calls, where guidance
+            does not take two for each.
         trained: whether it is a trained solver.
         solver, grid, afs, denoise: see `sample_batch`.
     """
@@ -82,7 +98,11 @@ class Sampler:
     def label(self) -> str:
         return f"{self.name} {self.nfe}"
 
-    def sample(self, model: ImageModel, seeds: Sequence[int], class_index: int | None = None) -> tuple[Tensor, int]:
+    def endpoint(self, model: FrozenModel, seeds: Sequence[int], class_index: int | None = None) -> tuple[Tensor, int]:
+        """See `endpoint_batch`."""
+        return endpoint_batch(model, self.solver, self.grid, seeds, self.afs, self.denoise, class_index)
+
+    def sample(self, model: FrozenModel, seeds: Sequence[int], class_index: int | None = None) -> tuple[Tensor, int]:
         """See `sample_batch`."""
         return sample_batch(model, self.solver, self.grid, seeds, self.afs, self.denoise, class_index)
 
@@ -92,7 +112,7 @@ class Sampler:
         return {"name": self.name, "nfe": self.nfe, "solver": solver_identity(self.solver), **times}
 
 
-def build_sampler(model: ImageModel, spec: MethodOptions) -> Sampler:
+def build_sampler(model: FrozenModel, spec: MethodOptions) -> Sampler:
     """The sampler that a user asks for.
 
     Raises:
@@ -107,7 +127,7 @@ def build_sampler(model: ImageModel, spec: MethodOptions) -> Sampler:
     return Sampler(name, written or len(method.grid) - 1 - method.afs, True, *method)
 
 
-def shipped_samplers(model: ImageModel) -> list[Sampler]:
+def shipped_samplers(model: FrozenModel) -> list[Sampler]:
     """The trained solvers that come with the project for this model, by name."""
     found = []
     for path in sorted(ASSETS.glob("*.safetensors")):

@@ -16,19 +16,25 @@ from apps.imagegen.methods import (
     DEFAULT_ORDER,
     HISTORY,
     LEARNED_NAMES,
+    ON_SCHEDULE,
     WEIGHED,
     Budget,
     MethodOptions,
     budget,
     check_method,
+    ends_noisy,
     grid_name,
 )
-from apps.imagegen.models import ImageModel
+from apps.imagegen.models import FrozenModel
 from core.operators.residual import SpanLiftResidual
+from core.solvers.learned.dyweight import DyWeight, DyWeightConfig
 from core.solvers.options import shown
 from data_tools.cli import UserError
 
 __all__ = ["LEARNED_NAMES", "Method", "MethodOptions", "build_method", "is_trained", "load_trained", "seeded"]
+
+FLOW_SCALES = (0.5, 1.5)
+"""Bounds of DyWeight's time scales for rectified flow (Zhao et al. 2026, arXiv 2603.11607, its variant for FLUX)."""
 
 SEARCH_SEED, SEARCH_SAMPLES, AYS_SAMPLES = 3 << 30, 64, 16
 """Seeds and number of the noises that grids are searched with, apart from those of images and of training. AYS
@@ -44,7 +50,7 @@ class Method(NamedTuple):
     denoise: bool
 
 
-def build_method(model: ImageModel, spec: MethodOptions) -> Method:
+def build_method(model: FrozenModel, spec: MethodOptions) -> Method:
     """The solver for this model, on its device; learned ones by name are untrained, which is to say their base.
 
     Raises:
@@ -53,8 +59,8 @@ def build_method(model: ImageModel, spec: MethodOptions) -> Method:
     """
     if is_trained(spec.solver):
         return _trained(model, spec)
-    check_method(spec)
-    spent = budget(spec)
+    check_method(spec, model)
+    spent = budget(spec, clean=not ends_noisy(model))
     try:
         grid = _grid(model, spec, spent)
         solver = _build(model, spec, spent, grid)
@@ -110,7 +116,7 @@ def sampling_of(card: core.Card, path: str) -> Sampling:
     )
 
 
-def load_trained(model: ImageModel, path: str) -> tuple[core.Solver, core.Card]:
+def load_trained(model: FrozenModel, path: str) -> tuple[core.Solver, core.Card]:
     """A trained solver on the model's device, with its card.
 
     Raises:
@@ -135,7 +141,7 @@ def load_trained(model: ImageModel, path: str) -> tuple[core.Solver, core.Card]:
     return _on(model, solver), card
 
 
-def _trained(model: ImageModel, spec: MethodOptions) -> Method:
+def _trained(model: FrozenModel, spec: MethodOptions) -> Method:
     solver, card = load_trained(model, spec.solver)
     sampling = sampling_of(card, spec.solver)
     for name in ("order", "grid", "base", "base_path", "points", "statistics"):
@@ -148,14 +154,16 @@ def _trained(model: ImageModel, spec: MethodOptions) -> Method:
     return Method(solver, card.grid, bool(sampling.afs), spec.denoise or bool(sampling.denoise))
 
 
-def _grid(model: ImageModel, spec: MethodOptions, spent: Budget) -> Tensor:
-    name = grid_name(spec)
+def _grid(model: FrozenModel, spec: MethodOptions, spent: Budget) -> Tensor:
+    name = grid_name(spec, model)
     takes = core.GRIDS[name].takes
     seeds = range(SEARCH_SEED, SEARCH_SEED + (AYS_SAMPLES if "data" in takes else SEARCH_SAMPLES))
+    if core.GRIDS[name].needs:
+        model.prepare(seeds)
     data = None
     if "data" in takes:  # what the model itself makes of noise stands for data
         with torch.no_grad():
-            start, fine = model.start(seeds), model.grid("karras", 18)
+            start, fine = model.start(seeds), model.grid(model.default_grid("heun"), 18)
             data = core.integrate(model.field(model.labels(seeds)), core.build_solver("heun"), start, fine).x
     return model.grid(
         name,
@@ -168,39 +176,43 @@ def _grid(model: ImageModel, spec: MethodOptions, spent: Budget) -> Tensor:
     )
 
 
-def _build(model: ImageModel, spec: MethodOptions, spent: Budget, grid: Tensor) -> core.Solver:
+def _build(model: FrozenModel, spec: MethodOptions, spent: Budget, grid: Tensor) -> core.Solver:
     name = spec.solver
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         if name == "spanlift":
             return core.build_solver(
                 name, base=_base(model, spec, spent, grid), operator=_operator(model, spec, spent.steps),
-                schedule=None if spec.operator == "scalar" else core.EDM(),
+                schedule=None if spec.operator == "scalar" else model.schedule,
             )  # fmt: skip
         if name not in LEARNED_NAMES:
-            return _handcrafted(name, spec)
+            return _handcrafted(model, name, spec)
         if name in ("amed", "epd"):
-            return core.build_solver(name, grid=grid, points=spent.points or None)
+            return core.build_solver(name, grid=grid, points=spent.points or None, schedule=model.chart)
+        base = _handcrafted(model, spec.base_name or "", spec)
+        history = max(HISTORY, spec.order or 0) if name == "dyweight" else None
+        if name == "dyweight" and isinstance(model.schedule, core.RectifiedFlow):
+            return DyWeight(
+                DyWeightConfig(grid, base, history, schedule=model.schedule, bounds=FLOW_SCALES)  # pyright: ignore
+            )
         weighed = min(spec.order or DEFAULT_ORDER, spent.steps) if name in WEIGHED else None
+        timed = name == "ld3" and not isinstance(model.schedule, core.EDM)
         return core.build_solver(
-            name, base=_handcrafted(spec.base_name or "", spec), grid=grid, order=weighed, points=spent.points or None,
-            history=max(HISTORY, spec.order or 0) if name == "dyweight" else None,
+            name, base=base, grid=grid, order=weighed, points=spent.points or None, history=history,
+            schedule=model.schedule if timed else None,
         )  # fmt: skip
 
 
-def _handcrafted(name: str, spec: MethodOptions) -> core.Solver:
+def _handcrafted(model: FrozenModel, name: str, spec: MethodOptions) -> core.Solver:
+    order = (spec.order or DEFAULT_ORDER) if name in ALL_ORDERS else None
+    schedule = model.schedule if name in ON_SCHEDULE else model.chart
     if name == "dpm-solver-v3":
-        return core.build_solver(
-            name, order=spec.order or DEFAULT_ORDER, statistics=core.load_statistics(spec.statistics or "")
-        )
-    return core.build_solver(
-        name,
-        order=(spec.order or DEFAULT_ORDER) if name in ALL_ORDERS else None,
-        schedule=core.EDM() if name == "ddpm" else None,
-    )
+        statistics = core.load_statistics(spec.statistics or "")
+        return core.build_solver(name, order=order, statistics=statistics, schedule=schedule)
+    return core.build_solver(name, order=order, schedule=schedule)
 
 
-def _base(model: ImageModel, spec: MethodOptions, spent: Budget, grid: Tensor) -> core.Solver:
+def _base(model: FrozenModel, spec: MethodOptions, spent: Budget, grid: Tensor) -> core.Solver:
     """What SpanLift corrects: the trained solver of `base_path`, else `base`, untrained where it is a learned one."""
     if spec.base_path is None:
         return _build(model, replace(spec, solver=spec.base_name or "", base=None), spent, grid)
@@ -214,7 +226,7 @@ def _base(model: ImageModel, spec: MethodOptions, spent: Budget, grid: Tensor) -
     return solver
 
 
-def _operator(model: ImageModel, spec: MethodOptions, steps: int) -> core.ResidualConfig | core.ScalarConfig:
+def _operator(model: FrozenModel, spec: MethodOptions, steps: int) -> core.ResidualConfig | core.ScalarConfig:
     if spec.operator == "scalar":
         return core.ScalarConfig(steps, HISTORY)
     return core.ResidualConfig(
@@ -227,5 +239,5 @@ def _operator(model: ImageModel, spec: MethodOptions, steps: int) -> core.Residu
     )
 
 
-def _on(model: ImageModel, solver: core.Solver) -> core.Solver:
+def _on(model: FrozenModel, solver: core.Solver) -> core.Solver:
     return solver.to(model.device) if isinstance(solver, nn.Module) else solver  # pyright: ignore

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ from torch import nn
 
 import core
 from apps.imagegen.data import Images, load_images
+from apps.imagegen.dino import dino_at_hand
 from apps.imagegen.losses import ImageLoss, default_loss, parse_loss
-from apps.imagegen.models import ImageModel, load_model
+from apps.imagegen.models import FrozenModel
+from apps.imagegen.models.latent.model import LatentModel
+from apps.imagegen.models.memory import enough_memory
+from apps.imagegen.prompt_options import written
 from apps.imagegen.solvers import Method, build_method, sampling_card
 from apps.imagegen.stages.pairs import Pairs
 from apps.imagegen.stages.solver import held_out_errors, train_stage
@@ -23,7 +27,10 @@ from core.distributed import Fabric
 from core.frozen import fingerprint
 from data_tools.cli import UserError, console, run
 
+STAND_IN = ": EfficientNet-lite0 stands in for DINOv2, whose weights are not at hand"
 
+
+@enough_memory()
 def main(options: TrainOptions) -> None:
     """Train the solver, its base first where that is to be trained too.
 
@@ -32,8 +39,11 @@ def main(options: TrainOptions) -> None:
     """
     check(options)
     fabric, device = launch(options.device, options.devices)
-    model = load_model(options.model, device, options.precision)
+    model = options.load(options.model, device, options.precision)
+    options = options.resolved(model)
     loss = parse_loss(options.loss or default_loss(model), model)
+    if options.loss is None and isinstance(model, LatentModel) and fabric.global_rank == 0:
+        console.print(f"loss {loss.name}{'' if dino_at_hand() else STAND_IN}", highlight=False, soft_wrap=True)
     images = load_images(options.data) if options.supervision == "target" else None
     out = Path(options.out)
     first = base_first(options)
@@ -49,14 +59,26 @@ def main(options: TrainOptions) -> None:
 
 def train(
     options: TrainOptions,
-    model: ImageModel,
+    model: FrozenModel,
     loss: ImageLoss,
     images: Images | None,
     out: Path,
     cache: Path,
     fabric: Fabric,
 ) -> Path:
-    """Train one solver and write `out/solver.safetensors`; returns its path."""
+    """Train one solver and write `out/solver.safetensors`; returns its path.
+
+    Args:
+        options: `resolved` for the model.
+        model, loss: frozen.
+        images: of target supervision.
+        out: folder of the run.
+        cache: folder of the pairs.
+        fabric: processes that share the batches.
+
+    Raises:
+        UserError: see `main`.
+    """
     spec = options.method(model)
     method = build_method(model, spec)
     assert isinstance(method.solver, nn.Module)
@@ -71,43 +93,58 @@ def train(
         "grid": method.grid.tolist(),
         "start": fingerprint(method.solver),  # with the numbers of a trained base
     }
+    if on_cuda(model):
+        torch.cuda.reset_peak_memory_stats(model.device)
     try:
         before, _ = held_out_errors(method, model, pairs, loss, options.batch)
         train_stage(options.stage(), method, model, pairs, loss, out / "run", identity, fabric)
-        after, calls = held_out_errors(method, model, pairs, loss, options.batch)
+        after, spent = held_out_errors(method, model, pairs, loss, options.batch)
     except (ValueError, FloatingPointError) as error:
         raise UserError(str(error)) from error
     path = out / "solver.safetensors"
     if leader:
         console.print(
-            f"{options.solver}, {calls} NFE: loss {before['loss']:.5g} -> {after['loss']:.5g}, mean squared error "
+            f"{options.solver}, {spent}: loss {before['loss']:.5g} -> {after['loss']:.5g}, mean squared error "
             f"{before['mse']:.5g} -> {after['mse']:.5g} on {options.held_out} held-out pairs",
             highlight=False,
             soft_wrap=True,
         )
-        _save(path, options, method, model, pairs, loss, before, after, calls)
+        extra: dict[str, Any] = {"sampling": sampling_card(method, spent.evaluations)}
+        if spent.calls != spent.evaluations:
+            extra["network_calls"] = spent.calls
+        if on_cuda(model):  # not in the file, which is the same after a run that was stopped and went on
+            peak = torch.cuda.max_memory_allocated(model.device) / 2**30
+            console.print(f"peak memory of the training {peak:.2f} GiB", highlight=False)
+        untrained = {f"{name}_untrained": value for name, value in before.items()}
+        _save(path, options, method, model, pairs, loss, {**after, **untrained}, extra)
     fabric.barrier()
     return path
+
+
+def on_cuda(model: FrozenModel) -> bool:
+    """Whether it runs where memory is counted."""
+    return model.device.type == "cuda"
 
 
 def _save(
     path: Path,
     options: TrainOptions,
     method: Method,
-    model: ImageModel,
+    model: FrozenModel,
     pairs: Pairs,
     loss: ImageLoss,
-    before: dict[str, float],
-    after: dict[str, float],
-    calls: int,
+    errors: dict[str, float],
+    extra: dict[str, Any],
 ) -> None:
     assert isinstance(method.solver, nn.Module)
-    untrained = {f"{name}_untrained": value for name, value in before.items()}
-    local = {"out", "base_path", "device", "devices", "model", "data"}
-    extra: dict[str, Any] = {
-        "sampling": sampling_card(method, calls),
-        "command": {key: value for key, value in asdict(options).items() if key not in local},
+    local = {"out", "base_path", "device", "devices", "model", "data", "prompts", "text_cache"}
+    if model.conditions:
+        extra = {**extra, "conditions": model.conditions}
+    described: dict[str, Any] = {
+        **extra,
+        "command": {key: value for key, value in written(options).items() if key not in local},
         "model": model.name,
+        "kind": "flow" if model.predicts == "velocity" else model.predicts,
         "data": None if pairs.images is None else pairs.images.fingerprint,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -119,8 +156,8 @@ def _save(
         field_identity=model.identity,
         supervision=pairs.name,
         loss=loss.name,
-        metrics={**after, **untrained, "held_out_pairs": options.held_out},
-        extra=extra,
+        metrics={**errors, "held_out_pairs": options.held_out},
+        extra=described,
     )
 
 
@@ -135,6 +172,7 @@ if __name__ == "__main__":
   python -m apps.imagegen.train --solver dyweight --nfe 4 --afs --out out/dyweight4
   python -m apps.imagegen.train --base ipndm --nfe 5 --loss features=1,mse=0.1 --out out/spanlift5
   python -m apps.imagegen.train --config spanlift-cifar10-nfe3 --model cifar10.safetensors --device cuda
-  python -m apps.imagegen.sample --solver out/spanlift5""",
+  python -m apps.imagegen.sample --solver out/spanlift5
+  python -m apps.imagegen.train --model sana-0.6b --prompts prompts.txt --nfe 5 --device cuda --precision bfloat16""",
         configs=CONFIGS,
     )

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
+import core
 from apps.imagegen.methods import DEFAULT_NFE, LEARNED_NAMES, MethodOptions, OperatorClass
-from apps.imagegen.models import ImageModel, Precision
+from apps.imagegen.models import FrozenModel, Precision
+from apps.imagegen.models.latent.flux import Flux
+from apps.imagegen.models.latent.model import LatentModel
+from apps.imagegen.prompt_options import PromptOptions
 from apps.imagegen.stages.pairs import PairOptions, Supervision
 from apps.imagegen.stages.solver import SolverStage
 from core.fitting import FitConfig
@@ -29,31 +34,57 @@ CHECKPOINTS = 10
 """Iterations between checkpoints."""
 
 
+class TeacherOptions(NamedTuple):
+    """A many-step teacher: solver, evaluations, order."""
+
+    solver: str
+    nfe: int
+    order: int
+
+
+PIXELS = TeacherOptions("ipndm", 35, 4)
+"""DyWeight's, and that of all its pixel models (arXiv 2603.11607)."""
+FLOW = TeacherOptions("ipndm", 20, 2)
+"""SpanLift's for SANA: iPNDM(2M) of 20 evaluations (arXiv 2606.08672, section 5)."""
+DISTILLED = TeacherOptions("euler", 28, 1)
+"""DyWeight's for FLUX.1-dev, whose guidance is distilled: Euler in 28 steps (its variant for FLUX)."""
+
+
+def default_teacher(model: FrozenModel) -> TeacherOptions:
+    """The published teacher for a model of this kind."""
+    if not isinstance(model.schedule, core.RectifiedFlow):
+        return PIXELS
+    return DISTILLED if isinstance(model, LatentModel) and isinstance(model.family, Flux) else FLOW
+
+
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(PromptOptions):
     """Options of the command.
 
     Attributes:
-        model: name of a shipped model, or a file of train_model or convert.
+        model: name of a shipped model, or a file of train_model or convert; a pipeline of diffusers: its folder, its
+            id on the hub, or a name like sana-0.6b.
         solver: a learned solver: spanlift, dyweight, s4s-lms, s4s-alt, bns, dlms, ld3, amed, epd, ...
         base: solver that spanlift corrects (dyweight by default, which is then trained first), or that another
             learned solver starts as.
         base_path: trained solver that spanlift corrects, instead of training one.
-        nfe: network calls per image.
+        nfe: network calls per image; evaluations where guidance takes two for each.
         afs: analytic first step, which costs no call and makes one more step.
         order: of the base, where it has one; evaluations that S4S weighs.
-        grid: times of the steps; by default Karras', or log-SNR for the exponential methods.
+        grid: times of the steps; by default Karras', or log-SNR for the exponential methods; the shifted grid of flows,
+            entries of their tables for Stable Diffusion and its like.
         rho: exponent of Karras' grid.
         points: parallel evaluations of EPD.
         supervision: teacher: endpoints of many-step rollouts; path: all their states at the student's times; target:
             images of the data, paired with the noise that the model's flow leads them to.
         data: of target supervision: digits, a folder of images, or .npz archives, comma-separated.
-        teacher: solver of the many-step rollouts.
-        teacher_nfe: its network calls.
-        teacher_order: its order, where it has several.
+        teacher: solver of the many-step rollouts; ipndm, euler for FLUX.
+        teacher_nfe: its network calls, or evaluations; 35, 20 for flows, 28 for FLUX.
+        teacher_order: its order, where it has several; 4, 2 for flows.
         teacher_grid: its grid; that of the student by default.
-        loss: weighted terms `name=weight,...` of mse, features, inception and lpips; by default features, and mse
-            beside them for grey images.
+        loss: weighted terms `name=weight,...` of mse, features, dino, inception and lpips; by default features, and mse
+            beside them for grey images. For latents mse=1,dino=0.1, or features in place of dino where DINOv2's weights
+            are not at hand.
         relaxation: constant of the relaxed objective of S4S and LD3; 0 is the plain one, which the others have.
         operator: class of spanlift's operator.
         kernel: spatial support of the spatial operator.
@@ -84,9 +115,9 @@ class TrainOptions:
     points: int | None = None
     supervision: Supervision = "teacher"
     data: str = "digits"
-    teacher: str = "ipndm"
-    teacher_nfe: int = 35
-    teacher_order: int = 4
+    teacher: str | None = None
+    teacher_nfe: int | None = None
+    teacher_order: int | None = None
     teacher_grid: str | None = None
     loss: str | None = None
     relaxation: float | None = None
@@ -106,7 +137,7 @@ class TrainOptions:
     precision: Precision = "float32"
     out: str = "out/image-solver"
 
-    def method(self, model: ImageModel) -> MethodOptions:
+    def method(self, model: FrozenModel) -> MethodOptions:
         """What is trained."""
         width = self.width or (NARROW if model.resolution <= SMALL_IMAGE else WIDE)
         return MethodOptions(
@@ -115,8 +146,19 @@ class TrainOptions:
             seed=self.seed,
         )  # fmt: skip
 
+    def resolved(self, model: FrozenModel) -> TrainOptions:
+        """These options with what depends on the model said: its teacher."""
+        solver, nfe, order = default_teacher(model)
+        return replace(
+            self, teacher=self.teacher or solver, teacher_nfe=self.teacher_nfe or nfe,
+            teacher_order=self.teacher_order or order,
+        )  # fmt: skip
+
     def of_pairs(self) -> PairOptions:
-        """Where its endpoints come from."""
+        """Where its endpoints come from, of options that are `resolved`."""
+        assert self.teacher is not None
+        assert self.teacher_nfe is not None
+        assert self.teacher_order is not None
         return PairOptions(
             self.supervision, self.teacher, self.teacher_nfe, self.teacher_order, self.teacher_grid, self.rho,
             self.pairs, self.held_out, self.seed,
@@ -155,13 +197,11 @@ def check(options: TrainOptions) -> None:
         "iterations",
         "base_iterations",
         "batch",
-        "teacher_nfe",
-        "teacher_order",
         "devices",
         "held_out",
         "pairs",
     )
-    for name in (*counts, "width", "points", "order"):
+    for name in (*counts, "teacher_nfe", "teacher_order", "width", "points", "order"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"expected --{name} of at least 1, got {value}")

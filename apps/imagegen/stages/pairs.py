@@ -18,18 +18,17 @@ from torch import Tensor
 
 import core
 from apps.imagegen.data import Images
-from apps.imagegen.methods import ALL_ORDERS, LEARNED_NAMES, MethodOptions, calls_of, grid_name
-from apps.imagegen.models import ImageModel
+from apps.imagegen.methods import ALL_ORDERS, LEARNED_NAMES, MethodOptions, calls_of, ends_noisy, grid_name
+from apps.imagegen.models import FrozenModel, ImageModel
+from apps.imagegen.models.seeds import FIRST_SEED, HELD_OUT, SEEDS_OF_A_RUN
 from apps.imagegen.solvers import Method, build_method
 from core.path_supervision import PathTeacher, refined
 from core.supervision import Example, Teacher
 from data_tools.cli import UserError, progress_bar
 
+__all__ = ["FIRST_SEED", "HELD_OUT", "SEEDS_OF_A_RUN", "TEACHERS", "PairOptions", "Pairs", "Supervision"]
+
 Supervision = Literal["teacher", "target", "path"]
-
-FIRST_SEED, SEEDS_OF_A_RUN, HELD_OUT = 1 << 31, 1 << 20, 1 << 19
-"""Seeds of training noise: apart from those of images, a block for each run, its second half held out."""
-
 
 TEACHERS = tuple(name for name in core.SOLVERS if name not in (*LEARNED_NAMES, "ddpm", "dpm-solver-v3"))
 """Deterministic handcrafted solvers."""
@@ -41,8 +40,8 @@ class PairOptions:
 
     Attributes:
         supervision: see the module.
-        teacher: solver of the many-step rollouts; it denoises its last state.
-        teacher_nfe: its network calls.
+        teacher: solver of the many-step rollouts; it denoises its last state, where there is noise in that.
+        teacher_nfe: its evaluations: network calls, where guidance does not take two for each.
         teacher_order: its order, where it has several.
         grid: name of its grid; that of the student where not given.
         rho: exponent of Karras' grid.
@@ -89,7 +88,7 @@ class Pairs:
 
     def __init__(
         self,
-        model: ImageModel,
+        model: FrozenModel,
         options: PairOptions,
         student: Method,
         spec: MethodOptions,
@@ -97,6 +96,10 @@ class Pairs:
         images: Images | None = None,
     ) -> None:
         self.model, self.options, self.images = model, options, images
+        if images is not None and not isinstance(model, ImageModel):
+            raise UserError(
+                f"expected a model of pixels for --supervision target, got {model.name}, which has latents; use teacher"
+            )
         if images is not None:
             images.check(model.resolution, model.channels, model.label_dim)
             if len(images) < options.pairs + options.held_out:
@@ -139,8 +142,10 @@ class Pairs:
         return [str(row) for row in (order[-count:] if held_out else order[:count])]
 
     def fill(self, batch: int) -> None:
-        """Compute what is missing, `batch` pairs at once."""
+        """Compute what is missing, `batch` pairs at once, and before them what labels stand for."""
         keys = [*self.keys, *self.held_out]
+        if self.images is None:
+            self.model.prepare([int(key) for key in keys])
         missing = self._teacher.missing(keys)
         if not missing:
             return
@@ -158,7 +163,7 @@ class Pairs:
     def _start(self, keys: Sequence[str]) -> tuple[core.VelocityField, Tensor]:
         field = self.model.field(self._labels(keys))
         if self.images is not None:
-            return Backward(field, self.model.sigma_max + self.model.sigma_min), self._pixels(keys)
+            return Backward(field, self._ends), self._pixels(keys)
         return field, self.model.start([int(key) for key in keys])
 
     def _labels(self, keys: Sequence[str]) -> Tensor | None:
@@ -173,15 +178,21 @@ class Pairs:
     def _build(self, student: Method, spec: MethodOptions, folder: Path) -> Teacher:
         options, kind = self.options, self.options.supervision
         order = options.teacher_order if options.teacher in ALL_ORDERS else None
-        name = grid_name(spec) if options.grid is None else options.grid
-        calls = calls_of(MethodOptions(options.teacher))
-        steps = (options.teacher_nfe - (kind == "teacher")) // calls
+        name = grid_name(spec, self.model) if options.grid is None else options.grid
+        calls, noisy = calls_of(MethodOptions(options.teacher)), ends_noisy(self.model)
+        denoise = kind == "teacher" and noisy
+        saved = 0 if noisy else calls - 1  # see `budget`
+        steps = (options.teacher_nfe - denoise + saved) // calls
         if steps < 1:
-            raise UserError(f"expected --teacher_nfe of at least {calls + 1}, got {options.teacher_nfe}; use more")
-        nfe, denoise = steps * calls + (kind == "teacher"), kind == "teacher"
+            raise UserError(
+                f"expected --teacher_nfe of at least {calls + denoise - saved}, got {options.teacher_nfe}; use more"
+            )
+        nfe = steps * calls + denoise - saved
         spent = MethodOptions(options.teacher, nfe, order, False, name, options.rho, denoise)
         solver, grid, _, _ = build_method(self.model, spent)
         of: dict[str, Any] = {"model": self.model.identity, "precision": self.model.precision}
+        if self.model.conditions:
+            of["conditions"] = self.model.conditions
         if kind == "teacher":
             return Teacher(solver, grid, folder, of, denoise)
         if kind == "path":
@@ -189,5 +200,6 @@ class Pairs:
             fine = refined(student.grid, inserted, options.rho if name == "karras" else 1.0)
             return PathTeacher(solver, fine, student.grid, folder, of)
         assert self.images is not None
-        backward = (self.model.sigma_max + self.model.sigma_min) - grid.flip(0)
+        self._ends = float(grid[0]) + float(grid[-1])
+        backward = self._ends - grid.flip(0)
         return Teacher(solver, backward, folder, {**of, "data": self.images.fingerprint})

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import core
 from apps.imagegen.losses import ImageLoss
-from apps.imagegen.models import ImageModel
+from apps.imagegen.models import FrozenModel
 from apps.imagegen.solvers import Method
 from apps.imagegen.stages.pairs import Pairs
 from core.alternating import ROUNDS
@@ -21,6 +21,7 @@ from core.distributed import Fabric
 from core.fitting import FitConfig
 from core.path_supervision import Continuation, PathLoss, RunAlongPath
 from core.relaxation import Relaxation
+from core.state import nfe_of
 from core.supervision import Example, draw
 from core.training import EndpointLoss, Run
 from data_tools.progress import Report
@@ -66,7 +67,7 @@ class SolverStage:
 def train_stage(
     stage: SolverStage,
     method: Method,
-    model: ImageModel,
+    model: FrozenModel,
     pairs: Pairs,
     loss: ImageLoss,
     folder: Path,
@@ -119,14 +120,15 @@ def train_stage(
         with Report(title, stage.fitting.iterations) as report:
             core.train_relaxed(
                 solver, method.grid, everything, model.field, compare, stage.fitting, folder, relaxation=relaxation,
-                frozen=frozen, run=run, identity=identity, report=report, fabric=fabric,
+                schedule=model.schedule, frozen=frozen, run=run, identity=identity, report=report, fabric=fabric,
             )  # fmt: skip
         return
     phase = replace(stage.fitting, iterations=max(1, stage.fitting.iterations // (2 * ROUNDS)))
     with Report(title, 2 * ROUNDS * phase.iterations) as report:
         core.train_alternating(
             solver, method.grid, everything, model.field, compare, phase, folder,  # pyright: ignore
-            relaxation=relaxation, frozen=frozen, run=run, identity=identity, report=_counted(report), fabric=fabric,
+            relaxation=relaxation, schedule=model.schedule, frozen=frozen, run=run, identity=identity,
+            report=_counted(report), fabric=fabric,
         )  # fmt: skip
 
 
@@ -146,19 +148,31 @@ def _counted(report: Report) -> Callable[[int, Mapping[str, float]], None]:
     return told
 
 
+class Spent(NamedTuple):
+    """What a sample costs: evaluations of the field, and network calls, of which guidance takes two an evaluation."""
+
+    evaluations: int
+    calls: int
+
+    def __str__(self) -> str:
+        more = "" if self.calls == self.evaluations else f" ({self.calls} network calls, for guidance doubles them)"
+        return f"{self.evaluations} NFE{more}"
+
+
 @torch.no_grad()
 def held_out_errors(
-    method: Method, model: ImageModel, pairs: Pairs, loss: ImageLoss, batch: int
-) -> tuple[dict[str, float], int]:
-    """Mean loss and mean squared error of the endpoints of held-out pairs, and the network calls of a sample."""
-    sums, rows, calls = {"loss": 0.0, "mse": 0.0}, 0, 0
+    method: Method, model: FrozenModel, pairs: Pairs, loss: ImageLoss, batch: int
+) -> tuple[dict[str, float], Spent]:
+    """Mean loss and mean squared error of the endpoints of held-out pairs, and what a sample costs."""
+    sums, rows, spent = {"loss": 0.0, "mse": 0.0}, 0, Spent(0, 0)
     for first in range(0, len(pairs.held_out), batch):
         example = pairs.example(pairs.held_out[first : first + batch])
         if pairs.options.supervision == "path":
             example = example._replace(endpoint=example.endpoint[:, -1])
-        state = core.integrate(model.field(example.condition), method.solver, example.x_T, method.grid, method.afs)
-        count, calls = len(example.endpoint), state.nfe
+        field = model.field(example.condition)
+        state = core.integrate(field, method.solver, example.x_T, method.grid, method.afs)
+        count, spent = len(example.endpoint), Spent(state.nfe // nfe_of(field), state.nfe)
         sums["loss"] += count * float(loss(state.x, example))
         sums["mse"] += count * float((state.x - example.endpoint).square().mean())
         rows += count
-    return {name: value / rows for name, value in sums.items()}, calls
+    return {name: value / rows for name, value in sums.items()}, spent

@@ -90,3 +90,35 @@ def nvidia() -> ModuleType:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def runs() -> ModuleType:
+    """`pipeline_runs.py` of this folder: what a pipeline does with a scheduler."""
+    spec = spec_from_file_location("pipeline_runs", Path(__file__).with_name("pipeline_runs.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def latent_options(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, str | int]]:
+    """`latent_options("sana")`: options by which a command finds a tiny random pipeline of that kind, written once,
+    with prompts where it needs them and a cache of their embeddings that all tests share."""
+    folder = tmp_path_factory.mktemp("pipelines")
+    texts = [f"a {colour} {thing} {place}" for colour in ("red", "blue", "grey") for thing in ("cat", "tree", "house")
+             for place in ("at night", "in snow")]  # fmt: skip
+    (folder / "prompts.txt").write_text("\n".join(texts))
+
+    def options(kind: str) -> dict[str, str | int]:
+        from apps.imagegen.models.latent.tiny import tiny_pipeline
+
+        if not (folder / kind).exists():
+            tiny_pipeline(kind).save_pretrained(folder / kind)  # pyright: ignore[reportArgumentType]
+        found: dict[str, str | int] = {"model": str(folder / kind), "text_cache": str(folder / "text")}
+        named = kind in ("sana", "flux", "sd")
+        return {**found, "prompts": str(folder / "prompts.txt"), "train_prompts": 12} if named else found
+
+    return options

@@ -1,4 +1,4 @@
-"""Training of solvers by the command: every learned one, every supervision, killed runs, recipes, mistakes."""
+"""Training of solvers by the command: every learned one, every supervision, killed runs, mistakes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 import core
@@ -25,8 +24,8 @@ from apps.imagegen.models import Architecture, ImageModel, load_model, save_mode
 from apps.imagegen.models.edm import SongConfig
 from apps.imagegen.solvers import build_method
 from apps.imagegen.stages.pairs import FIRST_SEED, PairOptions, Pairs
-from apps.imagegen.train_options import CONFIGS, TrainOptions, base_first
-from data_tools.cli import UserError, build_parser, named_configs
+from apps.imagegen.train_options import TrainOptions
+from data_tools.cli import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -240,37 +239,3 @@ def test_the_command_tells_a_mistake_in_one_line(
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
-
-
-RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-
-
-def test_recipes_are_what_the_command_reads() -> None:
-    """Each parses to options that the command accepts, of the method and calls that its name says."""
-    parser = build_parser(TrainOptions, prog="x", description="x", examples="x")
-    for name in RECIPES:
-        read = vars(parser.parse_args(named_configs(["--config", name], CONFIGS)))
-        options = TrainOptions(**{key: value for key, value in read.items() if key != "config"})
-        train.check(options)
-        method, _, calls = name.rpartition("-nfe")
-        assert method.startswith(options.solver)
-        assert options.nfe == (2 * int(calls) + 1 if "heun" in name else int(calls))
-        assert options.held_out == (400 if method.startswith("s4s") else 64)
-        assert options.afs == (not method.startswith("s4s"))
-        written = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-        assert {"model", "solver", "nfe", "loss", "teacher", "pairs", "batch", "iterations"} <= written.keys()
-        first = base_first(options)
-        if options.solver == "spanlift" and options.base == "dyweight":
-            assert first is not None
-            published = yaml.safe_load((CONFIGS / f"{method.replace('spanlift', 'dyweight')}-nfe3.yaml").read_text())
-            assert (first.iterations, first.learning_rate) == (published["iterations"], published["learning_rate"])
-        else:
-            assert first is None
-
-
-def test_recipes_cover_the_published_tables() -> None:
-    wanted = {f"dyweight-{d}-nfe{n}" for d in ("cifar10", "ffhq", "afhqv2", "imagenet64") for n in range(3, 10)}
-    wanted |= {f"spanlift-{d}-nfe{n}" for d in ("cifar10", "ffhq", "afhqv2", "imagenet64") for n in range(3, 7)}
-    wanted |= {f"spanlift-{base}imagenet64-nfe{n}" for base in ("", "euler-", "heun-", "ipndm-") for n in (7, 9, 11)}
-    wanted |= {f"s4s-alt-{d}-nfe{n}" for d in ("cifar10", "ffhq", "afhqv2") for n in range(3, 11)}
-    assert wanted == set(RECIPES)
