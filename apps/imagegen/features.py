@@ -26,7 +26,7 @@ FeatureName = Literal["auto", "efficientnet", "inception", "digits"]
 DIGIT_WEIGHTS = Path(__file__).parent / "assets" / "digits-features.safetensors"
 EFFICIENTNET_SIDE = 224
 CHUNK = 64
-"""Images that a network sees at once, to bound memory."""
+"""Images of up to 256 x 256 pixels that a network sees at once, to bound memory; of larger ones, as many pixels."""
 
 
 class Features(Protocol):
@@ -85,7 +85,8 @@ class NetworkFeatures:
                 "choose other --features"
             )
         device = next(self._network.parameters()).device
-        parts = [part.to(device).expand(-1, self._channels, -1, -1) for part in images.split(CHUNK)]
+        size = max(1, min(CHUNK, CHUNK * 256**2 // images[0, 0].numel())) if len(images) else CHUNK
+        parts = [part.to(device).expand(-1, self._channels, -1, -1) for part in images.split(size)]
         return torch.cat([self._describe(part).double() for part in parts])
 
 

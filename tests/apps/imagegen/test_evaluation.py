@@ -27,6 +27,7 @@ from apps.imagegen.features import DIGIT_WEIGHTS, Features, build_features
 from apps.imagegen.methods import MethodOptions
 from apps.imagegen.metrics import Moments, frechet_distance, precision_recall
 from apps.imagegen.models import ImageModel, load_model
+from apps.imagegen.models.files import load_image_model
 from apps.imagegen.report import compare
 from apps.imagegen.sampling import build_sampler, shipped_samplers, to_uint8
 from core.intervals import student_mean
@@ -35,7 +36,7 @@ from data_tools.cli import UserError, joined
 
 @pytest.fixture(scope="module")
 def grey(small_models: dict[str, Path]) -> ImageModel:
-    return load_model(small_models["grey"])
+    return load_image_model(small_models["grey"])
 
 
 @pytest.fixture(scope="module")

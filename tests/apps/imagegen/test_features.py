@@ -12,7 +12,7 @@ import torch
 from apps.backbones import efficientnet_lite0
 from apps.imagegen.classifier import DigitClassifier, load_classifier, save_classifier
 from apps.imagegen.data import load_images
-from apps.imagegen.features import DIGIT_WEIGHTS, build_features
+from apps.imagegen.features import DIGIT_WEIGHTS, NetworkFeatures, build_features
 from apps.imagegen.metrics import Moments, frechet_distance
 from apps.imagegen.train_features import FILE_NAME, LARGEST_SHIFT, TrainFeaturesOptions, accuracy, main, moved
 from apps.inception import INCEPTION_FILE, INCEPTION_VARIABLE
@@ -192,3 +192,16 @@ def test_training_resumes_and_complains_in_one_line(run_cli, tmp_path: Path) -> 
     for changes in ({"batch": 0}, {"batch": 9}, {"seed": -1}, {"learning_rate": 0.0}):
         with pytest.raises(UserError, match="expected"):
             main(replace(options, **changes))
+
+
+def test_large_images_are_seen_a_few_at_a_time() -> None:
+    seen: list[int] = []
+
+    def describe(images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return images.float().mean((2, 3))
+
+    found = NetworkFeatures("means", "FD-means", 3, torch.nn.Linear(1, 1), describe, 3)
+    for count, height, width in ((70, 16, 24), (20, 512, 512), (3, 2048, 1024), (2, 4096, 2048)):
+        assert tuple(found(torch.zeros(count, 3, height, width, dtype=torch.uint8)).shape) == (count, 3)
+    assert seen == [64, 6, 16, 4, 2, 1, 1, 1]
