@@ -1,0 +1,74 @@
+"""Folders of radar frames as the publishers name them: KNMI, FMI, MRMS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from apps.nowcast.forecasting.scene import Place
+from data_tools.archive import Format, Stamp
+from data_tools.cli import UserError
+from data_tools.ingest import FORMATS
+from data_tools.quantities import RAINFALL_RATE, Quantity
+from data_tools.schema import unpack
+
+
+@dataclass(frozen=True)
+class ArchiveFolder:
+    """A folder, with its subfolders, in which the files of one format are frames; other files are passed over."""
+
+    kind: Format
+    stamps: tuple[Stamp, ...]
+    notes: tuple[str, ...] = ()
+    quantity: Quantity = RAINFALL_RATE
+
+    @classmethod
+    def open(cls, folder: Path) -> ArchiveFolder:
+        """List the frames of a folder.
+
+        Raises:
+            UserError: no frame of a known format, frames of several formats, or two files of one time.
+        """
+        stamps: dict[str, list[Stamp]] = {name: [] for name in FORMATS}
+        others = 0
+        for path in sorted(folder.rglob("*")):
+            if path.name.startswith(".") or not path.is_file():
+                continue
+            told = {name: time for name, kind in FORMATS.items() if (time := kind.time_of(path)) is not None}
+            for name, time in told.items():
+                stamps[name].append(Stamp(time, path))
+            others += not told
+        found = [name for name, listed in stamps.items() if listed]
+        if len(found) != 1:
+            got = f"frames of {', '.join(found)}" if found else "none"
+            raise UserError(f"expected radar frames of one of {', '.join(FORMATS)} in {folder}, got {got}")
+        listed = sorted(stamps[found[0]])
+        for one, two in pairwise(listed):
+            if one.time == two.time:
+                raise UserError(f"expected one file a time, got {one.path} and {two.path} at {one.time}: move one away")
+        notes = (f"{others} other files were passed over",) if others else ()
+        return cls(FORMATS[found[0]], tuple(listed), notes)
+
+    @property
+    def name(self) -> str:
+        return self.kind.name
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind.source}; {self.kind.licence}; rain rates: {self.kind.rate}"
+
+    @property
+    def times(self) -> np.ndarray:
+        return np.array([stamp.time for stamp in self.stamps], "datetime64[s]")
+
+    @property
+    def usual_step(self) -> int | None:
+        return self.kind.step_seconds
+
+    def read(self, index: int) -> tuple[np.ndarray, Place, tuple[str, ...]]:
+        path = self.stamps[index].path
+        (codes,) = self.kind.read([path])
+        return unpack(codes, RAINFALL_RATE), Place.of_grid(self.kind.grid(path)), ()

@@ -1,0 +1,179 @@
+"""From a scene to a file: members are written as they are sampled, or something simpler where they come too late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from apps.nowcast.forecasting.clock import Deadline, TooLate
+from apps.nowcast.forecasting.ensemble import Ensemble, member_seeds
+from apps.nowcast.forecasting.extrapolation import Extrapolation, extrapolate
+from apps.nowcast.forecasting.scene import Scene
+from apps.nowcast.forecasting.summary import Summary
+from apps.nowcast.output.attributes import Provenance, global_attributes
+from apps.nowcast.output.formats import Writer, opened
+from apps.nowcast.output.layout import Layout
+from data_tools.quantities import Quantity
+from data_tools.schema import pack, unpack
+
+PICTURED = 3
+"""Members that are kept for a picture."""
+
+Report = Callable[[str, int, int], None]
+"""(what is done, how much of it, of how much)."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to write.
+
+    Attributes:
+        members, seed: of the ensemble.
+        thresholds: whose probabilities of exceedance are written.
+        mean: whether the ensemble mean is.
+        checkpoints: SHA-256 of the model's files by name.
+        command, institution: for the attributes.
+    """
+
+    members: int
+    seed: int = 0
+    thresholds: tuple[float, ...] = ()
+    mean: bool = False
+    checkpoints: Mapping[str, str] | None = None
+    command: str = "apps.nowcast.forecast"
+    institution: str = "not told"
+
+
+@dataclass(frozen=True)
+class Nowcast:
+    """What was written, and the few fields a picture needs.
+
+    Attributes:
+        members: (kept members, T, H, W) float32, NaN missing.
+        mean: (T, H, W).
+        probability: (T, H, W) of the first threshold, or None.
+        provenance: how it was made.
+    """
+
+    members: np.ndarray
+    mean: np.ndarray
+    probability: np.ndarray | None
+    provenance: Provenance
+
+
+def produce(
+    path: Path, ensemble: Ensemble, order: Order, deadline: Deadline | None = None, report: Report | None = None
+) -> Nowcast:
+    """Write a nowcast of the ensemble's scene to `path`, whole or not at all.
+
+    With a deadline, Lagrangian persistence is at hand before anything is sampled, and is written as the only member as
+    soon as the ensemble is seen to come too late.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    tell = report or (lambda what, done, total: None)
+    spare = extrapolate(ensemble.scene, ensemble.nowcaster.target_frames) if deadline else None
+    try:
+        return _sampled(path, ensemble, order, deadline, tell)
+    except TooLate as late:
+        assert spare is not None
+        return _fallback(path, ensemble, order, spare, str(late))
+
+
+def _sampled(path: Path, ensemble: Ensemble, order: Order, deadline: Deadline | None, tell: Report) -> Nowcast:
+    scene, seeds = ensemble.scene, member_seeds(order.seed, ensemble.scene, order.members)
+    provenance = _provenance(ensemble, order, seeds)
+    ensemble.prepare(_pacing("reading the frames", len(ensemble.active), deadline, tell))
+    pace = _pacing("sampling tiles", order.members * len(ensemble.active), deadline, tell)
+    with opened(path, _layout(scene, order, ensemble.nowcaster.target_frames)) as writer:
+        collector = _Collector(writer, scene, order, ensemble.nowcaster.target_frames)
+        for number, seed in enumerate(seeds):
+            fields, nfe = ensemble.member(seed, pace)
+            collector.add(number, fields)
+            provenance = replace(provenance, nfe=nfe)
+        return collector.finish(provenance)
+
+
+def _fallback(path: Path, ensemble: Ensemble, order: Order, spare: Extrapolation, why: str) -> Nowcast:
+    """The extrapolation as an ensemble of one."""
+    order = replace(order, members=1)
+    provenance = Provenance(spare.method, fallback=why, seed=order.seed)
+    with opened(path, _layout(ensemble.scene, order, len(spare.frames))) as writer:
+        collector = _Collector(writer, ensemble.scene, order, len(spare.frames))
+        collector.add(0, spare.frames)
+        return collector.finish(provenance)
+
+
+class _Collector:
+    """Writes members and what is summed up over them."""
+
+    def __init__(self, writer: Writer, scene: Scene, order: Order, leads: int) -> None:
+        self.writer, self.scene, self.order = writer, scene, order
+        self.layout = _layout(scene, order, leads)
+        self.summary = Summary((leads, *scene.frames.shape[1:]), order.thresholds, mean=True)
+        self.kept: list[np.ndarray] = []
+
+    def add(self, number: int, fields: np.ndarray) -> None:
+        fields = stored(fields, self.scene.quantity)
+        self.writer.write(self.scene.quantity.name, number, fields)
+        self.summary.add(fields)
+        if number < PICTURED:
+            self.kept.append(fields)
+
+    def finish(self, provenance: Provenance) -> Nowcast:
+        mean, shares = self.summary.mean(), None
+        if self.order.mean:
+            self.writer.write(self.layout.mean_name, None, mean)
+        for number in range(len(self.order.thresholds)):
+            share = self.summary.probability(number)
+            shares = share if shares is None else shares
+            self.writer.write(self.layout.probability_name, number, share)
+        order = self.order
+        self.writer.attributes(
+            global_attributes(self.scene, provenance, command=order.command, institution=order.institution)
+        )
+        return Nowcast(np.stack(self.kept), mean, shares, provenance)
+
+
+def stored(fields: np.ndarray, quantity: Quantity) -> np.ndarray:
+    """Fields to the precision of the event stores, 0.01 mm/h of rain: finer digits are the network's, not the
+    weather's, and take ten times the space."""
+    return np.stack([unpack(pack(field, quantity), quantity) for field in fields])
+
+
+def _layout(scene: Scene, order: Order, leads: int) -> Layout:
+    times = scene.valid_times(leads)
+    return Layout(scene.quantity, scene.place, scene.init_time, times, order.members, order.thresholds, order.mean)
+
+
+def _provenance(ensemble: Ensemble, order: Order, seeds: list[int]) -> Provenance:
+    method, tiling = ensemble.method, ensemble.tiling
+    return Provenance(
+        f"latent diffusion sampled by {method.label}",
+        solver=f"{method.label}, {method.steps} steps",
+        seeds=seeds,
+        seed=order.seed,
+        checkpoints=order.checkpoints,
+        model=ensemble.nowcaster.identity,
+        tiles=(len(tiling), len(ensemble.active)),
+        overlap=tiling.overlap,
+    )
+
+
+def _pacing(what: str, total: int, deadline: Deadline | None, tell: Report) -> Callable[[int], None]:
+    """What to call with the number of tiles done: it tells of them and sees to the deadline."""
+    done, since = 0, deadline.elapsed if deadline else 0.0
+    tell(what, 0, total)
+
+    def advance(tiles: int) -> None:
+        nonlocal done
+        done += tiles
+        tell(what, done, total)
+        if deadline is not None:
+            deadline.check(since, done, total)
+
+    return advance

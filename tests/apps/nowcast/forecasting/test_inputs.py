@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from apps.nowcast.forecasting.inputs import open_source, read_scene
+from apps.nowcast.forecasting.units import to_rate
+from data_tools.cli import UserError
+from data_tools.fmi import rate_of_dbz
+
+TIMES = np.datetime64("2020-02-29T23:40:00", "s") + np.arange(9) * np.timedelta64(300, "s")
+
+
+def rain_file(path: Path, units: str = "mm h-1", **changes: object) -> xr.Dataset:
+    """A CF dataset of rates (9, 4, 5), written to `path`."""
+    rates = np.random.default_rng(0).gamma(1.0, 2.0, (9, 4, 5)).astype(np.float32)
+    known = {"values": rates, "times": TIMES, "x": 500.0 + 1e3 * np.arange(5), "y": 9e3 - 1e3 * np.arange(4)} | changes
+    attributes = {"units": units, "grid_mapping": "proj"}
+    if "name" not in changes:
+        attributes["standard_name"] = "rainfall_flux"
+    dataset = xr.Dataset(
+        {str(known.get("name", "rain")): (("t", "north", "east"), known["values"], attributes), "proj": ((), 0, {})},
+        {
+            "t": ("t", known["times"], {"standard_name": "time"}),
+            "north": ("north", known["y"], {"standard_name": "projection_y_coordinate", "units": "m"}),
+            "east": ("east", known["x"], {"standard_name": "projection_x_coordinate", "units": "m"}),
+        },
+        {"title": "made"},
+    )
+    dataset["proj"].attrs.update(grid_mapping_name="transverse_mercator", longitude_of_central_meridian=25.0)
+    if path.suffix == ".zarr":
+        dataset.to_zarr(path, zarr_format=2)
+    else:
+        dataset.to_netcdf(path)
+    return dataset
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_rain_is_found_by_its_standard_name(tmp_path: Path, suffix: str) -> None:
+    written = rain_file(tmp_path / f"in{suffix}")
+    scene = read_scene(open_source(tmp_path / f"in{suffix}"), 7, (4.0, 5.0))
+    np.testing.assert_array_equal(scene.frames, written["rain"].to_numpy()[2:])
+    np.testing.assert_array_equal(scene.times, TIMES[2:])
+    np.testing.assert_array_equal(scene.place.x, written["east"])
+    assert scene.place.north_up
+    assert scene.place.crs["grid_mapping_name"] == "transverse_mercator"
+    assert scene.title == "made; licence not told"
+
+
+@pytest.mark.parametrize(
+    ("units", "factor"),
+    [("mm/h", 1.0), ("kg m-2 h-1", 1.0), ("kg m-2 s-1", 3600.0), ("mm s-1", 3600.0), ("m s-1", 3.6e6)],
+)
+def test_units_become_millimetres_an_hour(units: str, factor: float) -> None:
+    rate, notes = to_rate(np.array([[0.0, 1.0 / factor], [np.nan, 30.0 / factor]]), units, "rain")
+    np.testing.assert_allclose(rate, [[0.0, 1.0], [np.nan, 30.0]], rtol=1e-6)
+    assert not notes
+
+
+def test_reflectivity_becomes_rain() -> None:
+    dbz = np.array([-np.inf, -32.0, 7.0, 23.0, 45.0, np.nan])
+    rate, _ = to_rate(dbz, "dBZ", "echo")
+    np.testing.assert_allclose(rate[2:5], rate_of_dbz(dbz[2:5]), rtol=1e-6)
+    np.testing.assert_array_equal(rate[:3], 0.0)
+    assert np.isnan(rate[5])
+
+
+@pytest.mark.parametrize("units", ["", "K", "mm", "inch/h", "1"])
+def test_unknown_units_are_refused(units: str) -> None:
+    with pytest.raises(UserError, match="expected rain in kg m-2 h-1, mm h-1"):
+        to_rate(np.ones(3), units, "rain")
+
+
+def test_numbers_that_cannot_be_rain_are_refused_or_missing() -> None:
+    with pytest.raises(UserError, match=r"expected rain rates up to 1000 mm/h in rain, got more in 100\.0%"):
+        to_rate(np.full(4, 2.0), "kg m-2 s-1", "rain")
+    values = np.full(1000, 2.0)
+    values[:2], values[2], values[3] = [1e30, np.inf], -1.0, -np.inf
+    rate, notes = to_rate(values, "mm/h", "rain")
+    assert np.isnan(rate[:4]).all()
+    np.testing.assert_array_equal(rate[4:], 2.0)
+    assert notes == ("2 pixels over 1000 mm/h taken as missing", "2 pixels of negative rates taken as missing")
+
+
+def test_frames_out_of_order_are_sorted(tmp_path: Path) -> None:
+    order = np.array([3, 0, 1, 2, 8, 4, 7, 5, 6])
+    written = rain_file(tmp_path / "in.nc", times=TIMES[order])
+    scene = read_scene(open_source(tmp_path / "in.nc"), 3)
+    np.testing.assert_array_equal(scene.times, TIMES[-3:])
+    np.testing.assert_array_equal(scene.frames, written["rain"].to_numpy()[[8, 6, 4]])
+    assert "sorted" in scene.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"times": np.repeat(TIMES[:1], 9)}, "expected one frame a time"),
+        ({"times": np.arange(9)}, "expected times in"),
+        ({"x": np.array([0.0, 1.0, 2.0, 4.0, 9.0])}, "expected evenly spaced east"),
+        ({"y": np.full(4, np.nan)}, "expected evenly spaced north"),
+        ({"name": "temperature"}, "expected a variable with standard_name rainfall_flux"),
+        ({"values": np.full((9, 4, 5), np.nan)}, "got only missing pixels"),
+        ({"values": np.full((9, 4, 5), 1e20)}, "expected rain rates up to 1000"),
+    ],
+)
+def test_odd_files_get_one_line(tmp_path: Path, changes: dict, message: str) -> None:
+    rain_file(tmp_path / "in.nc", **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        read_scene(open_source(tmp_path / "in.nc"), 7)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"CDF\x01", b"\x89HDF\r\n\x1a\n" + bytes(40), b"no"])
+def test_damaged_files_get_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "in.nc").write_bytes(content)
+    with pytest.raises(UserError, match="expected a CF netCDF file"):
+        open_source(tmp_path / "in.nc")
+
+
+def test_an_archive_with_a_gap_and_a_damaged_frame(tmp_path: Path, write_fmi: Callable) -> None:
+    codes = np.full((9, 6, 7), 100, np.uint8)
+    codes[:, :, 0] = 255
+    codes[8, 2, 3] = 255
+    paths = write_fmi(tmp_path / "a/b", TIMES, codes)
+    (tmp_path / "README").write_text("other files do not matter")
+    paths[3].unlink()
+    paths[5].write_bytes(paths[5].read_bytes()[:40])
+    scene = read_scene(open_source(tmp_path), 7, (4.0, 5.0))
+    assert [wanted for wanted, _ in scene.substituted] == [TIMES[3], TIMES[5]]
+    assert any(f"frame {TIMES[5]} cannot be read: expected an FMI image" in note for note in scene.notes)
+    assert "1 other files were passed over" in scene.notes
+    np.testing.assert_array_equal(scene.unobserved, codes[0] == 255)
+    assert scene.missing_fraction == pytest.approx(1 / (7 * 6 * 6))
+    filled = scene.filled()
+    assert filled[-1, 2, 3] == scene.frames[-2, 2, 3]
+    assert (filled[:, :, 0] == 0.0).all()
+
+
+def test_archives_are_told_apart(tmp_path: Path, write_fmi: Callable) -> None:
+    with pytest.raises(UserError, match="expected radar frames of one of knmi, fmi, mrms"):
+        open_source(tmp_path)
+    write_fmi(tmp_path, TIMES[:2], np.zeros((2, 3, 3)))
+    (tmp_path / "RAD_NL25_RAP_5min_202002292340.h5").write_bytes(b"")
+    with pytest.raises(UserError, match="got frames of knmi, fmi"):
+        open_source(tmp_path)
+    with pytest.raises(UserError, match="which is not there"):
+        open_source(tmp_path / "nothing")
+
+
+def test_an_event_is_chosen_by_id_time_or_age(tiny_store: Path) -> None:
+    assert open_source(tiny_store).notes == ("event test-2",)
+    assert open_source(tiny_store, "val-1").notes == ("event val-1",)
+    at = np.datetime64("2020-01-02T00:30:00")
+    source = open_source(tiny_store, None, at)
+    assert source.notes == ("event train-1",)
+    scene = read_scene(source, 7, (), at)
+    assert scene.init_time == at
+    assert scene.frames.shape == (7, 32, 32)
+    with pytest.raises(UserError, match="expected --event in"):
+        open_source(tiny_store, "nobody")
+    with pytest.raises(UserError, match="expected an event of"):
+        open_source(tiny_store, None, np.datetime64("1999-01-01T00:00:00"))
+
+
+def test_real_archives(shared: Path) -> None:
+    for name, shape, step in (("fmi/20170509", (1226, 760), 300), ("knmi", (765, 700), 300)):
+        folder = shared / "radar" / name
+        if not folder.is_dir():
+            pytest.skip(f"no {folder}")
+        scene = read_scene(open_source(folder), 7, (4.0, 5.0))
+        assert scene.frames.shape == (7, *shape)
+        assert scene.step_seconds == step
+        assert not scene.substituted
