@@ -2,56 +2,72 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from apps.imagegen.evaluation import own_reference
-from apps.imagegen.features import FeatureName
-from apps.imagegen.models import ARCHITECTURES, ImageModel, Precision, image_model, load_model
+from apps.imagegen.features import FeatureName, build_features
+from apps.imagegen.models import ARCHITECTURES, FrozenModel, ImageModel, Precision, image_model
 from apps.imagegen.models.files import check_precision, shipped
+from apps.imagegen.models.latent.catalogue import CATALOGUE
+from apps.imagegen.models.latent.model import LatentModel
+from apps.imagegen.models.memory import enough_memory
+from apps.imagegen.prompt_options import PromptOptions, written
 from apps.imagegen.published import Published, load_published
 from apps.imagegen.tables.ingredients import folder_of
+from apps.imagegen.tables.latent import fill_latent
+from apps.imagegen.tables.latent_bench import LatentBench, find_scorers
+from apps.imagegen.tables.latent_lines import LATENT_SPECS, LatentSpec
 from apps.imagegen.tables.lines import SPECS, Spec
 from apps.imagegen.tables.overhead import OverheadRecipe, fill_overhead
 from apps.imagegen.tables.plot import plot_table
 from apps.imagegen.tables.quality import Bench, QualityRecipe, fill_quality
+from apps.imagegen.tables.random_latents import RANDOM, random_latent
 from apps.imagegen.tables.span import SpanRecipe, fill_span
 from apps.imagegen.tables.store import Store
-from apps.imagegen.tables.table import Filled, screen_table, write
+from apps.imagegen.tables.table import Filled, screen_table, write, write_several
 from apps.processes import check_device
 from core.names import nearest
 from data_tools.cli import UserError, check_outputs, console, joined, run
 
 TABLES = {
-    **{name: spec.title for name, spec in SPECS.items()},
+    **{name: spec.title for name, spec in (*SPECS.items(), *LATENT_SPECS.items())},
     "out-of-span": "Part of SpanLift's correction outside the span of the velocities",
     "overhead": "Parameters, operations and time that SpanLift adds",
 }
 SPAN_NFE, OVERHEAD_NFE = 7, 9
 SCREEN_WIDTH = 200
 """Columns of text; a pipe has 80, and a table must not be cut."""
+UNWRITTEN = {"out", "json", "overwrite", "list"}
+"""Options that no number depends on."""
+LATENT_BATCH = 8
 
 
 @dataclass(frozen=True)
-class BenchmarkOptions:
+class BenchmarkOptions(PromptOptions):
     """Options of the command.
 
     Attributes:
         table: which; --list shows them.
-        model: shipped model, file of train_model or convert; for overhead also the name of an architecture, whose
-            weights are then random. By default that of the table.
+        model: shipped model, file of train_model or convert, or pipeline of diffusers (its folder, its id on the hub,
+            or a name like sana-0.6b); for overhead also the name of an architecture, sana-0.6b or flux-dev, whose
+            weights are then random. By default that of the table, where it can be had without being asked for.
         solvers: folder of trained solvers, KEY-nfeN each, as the commands for missing cells make them; by default one
             for each model, out/solvers/NAME-IDENTITY.
-        nfe: comma-separated numbers of network calls; by default the table's.
+        nfe: comma-separated columns of the table, which are numbers of network calls, or of evaluations where guidance
+            takes two calls for each, as the table says; by default the table's.
         samples: images of a block (distances), or over all (out-of-span).
         blocks: blocks of images that intervals are over.
         seed: of the first image.
         features: network that looks at images; see apps.imagegen.evaluate.
         reference: what distances are to: digits, a folder, an npz of images or of mu and sigma; by default the digits,
             for a model that learned from them.
+        teacher_nfe: evaluations of the teacher that tables of latent models hold final states against; by default the
+            table's.
         batch: images at once; in the overhead table those that throughput is measured with.
         repeats: timed runs of each kind in the overhead table; 0 times nothing.
         device: cpu, cuda, cuda:1, ...
@@ -60,6 +76,7 @@ class BenchmarkOptions:
         json: file of the table; an existing one needs --overwrite, but for the default one, TABLE.json in the folder.
         overwrite: replace a file that exists.
         list: show the tables and end.
+        prompts: see `PromptOptions`, as the options after it.
     """
 
     table: str = "digits"
@@ -71,6 +88,7 @@ class BenchmarkOptions:
     seed: int = 0
     features: FeatureName = "auto"
     reference: str | None = None
+    teacher_nfe: int | None = None
     batch: int | None = None
     repeats: int = 5
     device: str = "cpu"
@@ -81,6 +99,7 @@ class BenchmarkOptions:
     list: bool = False
 
 
+@enough_memory()
 def main(options: BenchmarkOptions) -> None:
     """Fill a table from what is there, show it, write JSON, CSV and a picture.
 
@@ -106,27 +125,42 @@ def main(options: BenchmarkOptions) -> None:
     check_outputs([path, csv, picture, out / "cells" / "cell"], overwrite=True)
     check_outputs([path], options.overwrite or options.json is None)
     check_device(options.device)
+    latent = LATENT_SPECS.get(options.table)
+    store, published = Store(out / "cells"), load_published()
+    settings = {key: value for key, value in written(options).items() if key not in UNWRITTEN}
+    if options.teacher_nfe is None:
+        del settings["teacher_nfe"]
     try:
-        filled = _filled(options, Store(out / "cells"), load_published())
+        if latent is not None:
+            several = _latent(options, latent, store, published)
+            files = write_several(options.table, latent.title, several, settings, path, out)
+            for filled in several:
+                plot_table(filled, out / f"{filled.name}.png")
+        else:
+            filled = _filled(options, store, published)
+            several, files = [filled], f"{out / options.table}.csv and .png"
+            write(filled, settings, path, csv)
+            plot_table(filled, picture)
     except (ValueError, FloatingPointError) as error:
         raise UserError(str(error)) from error
-    settings = {key: value for key, value in asdict(options).items() if key not in {"out", "json", "overwrite", "list"}}
-    write(filled, settings, path, csv)
-    plot_table(filled, picture)
-    _show(filled)
-    console.print(f"wrote {path}, {out / options.table}.csv and .png", highlight=False, soft_wrap=True)
+    for filled in several:
+        _show(filled)
+    _show_missing(several)
+    console.print(f"wrote {path}, {files}", highlight=False, soft_wrap=True)
 
 
 def _filled(options: BenchmarkOptions, store: Store, published: Published) -> Filled:
     if options.table == "overhead":
         (nfe,) = _counts(options, (OVERHEAD_NFE,), most=1)
-        recipe = OverheadRecipe(nfe, batch=options.batch or 1, repeats=options.repeats, seed=options.seed)
         name = options.model or SPECS["imagenet64"].model
-        return fill_overhead(_any_weights(options, name), name, recipe, store, published)
+        model = _any_weights(options, name)
+        starts = isinstance(model, ImageModel)  # of latent models none is published with an analytic first step
+        recipe = OverheadRecipe(nfe, starts, options.batch or 1, options.repeats, options.seed)
+        return fill_overhead(model, name, recipe, store, published)
     if options.table == "out-of-span":
         (nfe,) = _counts(options, (SPAN_NFE,), most=1)
         name = options.model or "digits"
-        model = load_model(name, options.device, options.precision)
+        model = options.load(name, options.device, options.precision)
         recipe = SpanRecipe(options.samples, options.batch or 32, options.seed)
         return fill_span(model, name, options.solvers or folder_of(model), nfe, recipe, store, published)
     spec = SPECS[options.table]
@@ -135,6 +169,43 @@ def _filled(options: BenchmarkOptions, store: Store, published: Published) -> Fi
     bench, lacking = _bench(options, spec)
     folder = options.solvers or ("" if bench is None else folder_of(bench.model))
     return fill_quality(options.table, spec, bench, name, folder, counts, store, published, lacking)
+
+
+def _latent(options: BenchmarkOptions, spec: LatentSpec, store: Store, published: Published) -> list[Filled]:
+    name = options.model or (spec.model if CATALOGUE[spec.model].hub else "FOLDER")
+    if options.model in (None, spec.model):  # sampled as it was for publication, unless the user says otherwise
+        size, guidance = options.size or spec.size, spec.guidance if options.guidance is None else options.guidance
+        options = replace(options, size=size, guidance=guidance)
+    counts, words = _counts(options, spec.nfe), _model_words(options, spec)
+    again = f"python -m apps.imagegen.benchmark --table {options.table} --model {name}{words}"
+    if options.model is None or (spec.prompts and options.prompts is None):
+        lacking = {"model": f"{again} --reference IMAGES" if "fid" in spec.metrics else again}
+        folder = options.solvers or "out/solvers"
+        return fill_latent(options.table, spec, None, name, folder, counts, store, published, lacking)
+    model = options.load(name, options.device, options.precision)
+    scorers, lacking = find_scorers(spec.metrics, options.device)
+    if options.reference is None:
+        lacking["fid"] = f"{again} --reference IMAGES"
+    seen = options.reference and build_features(options.features, model.image_channels, options.device)
+    recipe = QualityRecipe(options.samples, options.blocks, options.seed)
+    teacher = replace(spec.teacher, nfe=options.teacher_nfe or spec.teacher.nfe)
+    bench = LatentBench(
+        model, recipe, options.batch or LATENT_BATCH, teacher, Path(options.out) / "teachers", seen or None,
+        options.reference, scorers,
+    )  # fmt: skip
+    if isinstance(model, LatentModel):  # said, for recipes have their own: solvers are for one size and guidance
+        trained_on = None if model.prompts is None else len(model.prompts.train)  # none of which is evaluated on
+        said = replace(options, size=model.image_resolution, guidance=model.guidance, train_prompts=trained_on)
+        words = _model_words(said, spec)
+    folder, also = options.solvers or folder_of(model), words.removeprefix(" ")
+    return fill_latent(options.table, spec, bench, name, folder, counts, store, published, lacking, also)
+
+
+def _model_words(options: BenchmarkOptions, spec: LatentSpec) -> str:
+    """The options of the model that a command for what is missing repeats."""
+    prompts = options.prompts or ("FILE" if spec.prompts else None)
+    given = {"prompts": prompts, **{name: getattr(options, name) for name in ("train_prompts", "guidance", "size")}}
+    return "".join(f" --{name} {value}" for name, value in given.items() if value is not None)
 
 
 def _bench(options: BenchmarkOptions, spec: Spec) -> tuple[Bench | None, str]:
@@ -147,7 +218,7 @@ def _bench(options: BenchmarkOptions, spec: Spec) -> tuple[Bench | None, str]:
         convert = f"python -m apps.imagegen.convert {file} {spec.model}.safetensors"
         return None, f"{convert} && {again} {spec.model}.safetensors --reference IMAGES"
     name = options.model or spec.model
-    model = load_model(name, options.device, options.precision)
+    model = options.load(name, options.device, options.precision)
     reference = options.reference or own_reference(model)
     if reference is None:
         return None, f"{again} {name} --reference IMAGES"
@@ -155,10 +226,12 @@ def _bench(options: BenchmarkOptions, spec: Spec) -> tuple[Bench | None, str]:
     return Bench(model, reference, options.features, recipe, options.batch or 128), ""
 
 
-def _any_weights(options: BenchmarkOptions, name: str) -> ImageModel:
+def _any_weights(options: BenchmarkOptions, name: str) -> FrozenModel:
     """The model of a file, or an architecture with random weights: costs do not depend on them."""
+    if name in RANDOM:
+        return random_latent(name, options.device, options.precision, options.size)
     if name in shipped() or name not in ARCHITECTURES:
-        return load_model(name, options.device, options.precision)
+        return options.load(name, options.device, options.precision)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         model = image_model(ARCHITECTURES[name].build(), ARCHITECTURES[name], {}, options.precision)
@@ -187,9 +260,14 @@ def _show(filled: Filled) -> None:
     cells = [cell for row in filled.rows.values() for cell in row]
     for why in dict.fromkeys(cell.why for cell in cells if cell.status == "failed"):
         screen.print(f"- failed: {why}", highlight=False, markup=False)
-    if filled.missing():
+
+
+def _show_missing(several: Sequence[Filled]) -> None:
+    commands = dict.fromkeys(command for filled in several for command in filled.missing())
+    if commands:
+        screen = Console(width=SCREEN_WIDTH)
         screen.print("What is missing is made by:", highlight=False)
-        for command in filled.missing():
+        for command in commands:
             screen.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -205,6 +283,8 @@ if __name__ == "__main__":
   python -m apps.imagegen.benchmark --table overhead --repeats 0
   python -m apps.imagegen.benchmark --table overhead --device cuda --precision float16 --batch 16
   python -m apps.imagegen.benchmark --table cifar10 --model cifar10.safetensors --reference cifar10-32x32.npz \\
-      --features inception --samples 50000 --device cuda""",
+      --features inception --samples 50000 --device cuda
+  python -m apps.imagegen.benchmark --table sana --model sana-0.6b --prompts MJHQ-30K/meta_data.json \\
+      --train_prompts 5000 --reference MJHQ-30K/images --features inception --samples 25000 --blocks 1 --device cuda""",
         argv=joined("nfe"),
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import core
 from apps.imagegen.methods import MethodOptions
-from apps.imagegen.models import ImageModel
+from apps.imagegen.models import FrozenModel
 from apps.imagegen.sampling import Sampler, build_sampler
 from apps.imagegen.solvers import build_method
 from apps.imagegen.tables.lines import BASE, Line
@@ -25,7 +25,7 @@ class Ready:
     sampler: Sampler
     source: str = ""
 
-    def identity(self, model: ImageModel) -> dict[str, Any]:
+    def identity(self, model: FrozenModel) -> dict[str, Any]:
         """All that its samples depend on beside the seeds."""
         return {"model": model.identity, "precision": model.precision, "sampler": self.sampler.written()}
 
@@ -54,12 +54,12 @@ class Refused:
 Found = Ready | Missing | Impossible | Refused
 
 
-def folder_of(model: ImageModel) -> str:
+def folder_of(model: FrozenModel) -> str:
     """Where solvers of a model are kept unless the user says otherwise: apart from those of any other model."""
     return f"out/solvers/{re.sub(r'[^A-Za-z0-9_.-]+', '_', model.name)}-{model.identity[:8]}"
 
 
-def find(model: ImageModel, name: str, line: Line, nfe: int, folder: str) -> Found:
+def find(model: FrozenModel, name: str, line: Line, nfe: int, folder: str, base: Line = BASE, also: str = "") -> Found:
     """The ingredients of a cell.
 
     Args:
@@ -68,16 +68,18 @@ def find(model: ImageModel, name: str, line: Line, nfe: int, folder: str) -> Fou
         line: row.
         nfe: column.
         folder: of trained solvers.
+        base: row of the learned base of SpanLift.
+        also: further options of trainings, as the model's prompts.
     """
     spent, afs = line.spent(nfe), line.analytic(nfe)
     if not line.learned:
-        spec = MethodOptions(line.solver, spent, afs=afs)
+        spec = MethodOptions(line.solver, spent, line.order, afs=afs, grid=line.grid)
         try:
             return Ready(build_sampler(model, spec))
         except UserError as error:
             return Impossible(str(error))
     spec = MethodOptions(
-        line.solver, spent, afs=afs, base=line.base if line.solver != "dyweight" else None,
+        line.solver, spent, line.order, afs=afs, grid=line.grid, base=line.base,
         operator="pointwise" if line.operator == "pointwise" else "spatial", kernel=line.kernel,
     )  # fmt: skip
     path = trained(Path(line.place(nfe, folder)))
@@ -87,9 +89,9 @@ def find(model: ImageModel, name: str, line: Line, nfe: int, folder: str) -> Fou
             build_method(model, spec)
         except UserError as error:
             return Impossible(str(error))
-        command = line.train_command(name, nfe, folder)
-        if line.base == BASE.solver and trained(Path(BASE.place(spent, folder))) is None:
-            command = f"{BASE.train_command(name, spent, folder)} && {command}"
+        command = line.train_command(name, nfe, folder, also)
+        if line.base == base.solver and trained(Path(base.place(spent, folder))) is None:
+            command = f"{base.train_command(name, spent, folder, also)} && {command}"
         return Missing(command)
     try:
         sampler = build_sampler(model, MethodOptions(str(path), spent))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
+
+RECIPES = Path(__file__).parents[1] / "configs"
+"""Options of published trainings, see `apps.imagegen.train_options.CONFIGS`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +24,12 @@ class Line:
         calls: network calls a step; 0 where they depend on parallel evaluations. Methods of two calls start
             analytically at odd numbers of calls alone.
         by_steps: the columns count the steps of methods with one call a step, and this row takes as many.
+        starts: whether its first step is analytic where the calls allow.
+        order, grid: that it is built with; None is what suits solver and model.
+        recipe: name of the training recipe, `RECIPE-nfeN`, where the project has one; else options are spelt out.
+        options: of its training, where there is no recipe.
         setting, schedule, published_base: of the published row, see `apps.imagegen.published.Row`.
+        published_solver: method of that row, where it is another than `solver`.
     """
 
     label: str
@@ -31,9 +40,15 @@ class Line:
     kernel: int = 3
     calls: int = 1
     by_steps: bool = False
+    starts: bool = True
+    order: int | None = None
+    grid: str | None = None
+    recipe: str = ""
+    options: str = ""
     setting: str | None = None
     schedule: str | None = None
     published_base: str | None = None
+    published_solver: str | None = None
 
     @property
     def learned(self) -> bool:
@@ -45,15 +60,29 @@ class Line:
         return self.calls * (nfe + 1) - 1 if self.by_steps else nfe
 
     def analytic(self, nfe: int) -> bool | None:
-        """Whether the first step is analytic, as in the papers: always, but for even numbers of two-call methods; None
-        where the calls decide."""
-        return None if not self.calls else self.calls == 1 or self.spent(nfe) % 2 == 1
+        """Whether the first step is analytic, as in the papers: always, but for even numbers of two-call methods and
+        rows that never start so; None where the calls decide."""
+        if not self.calls:
+            return None
+        odd = self.spent(nfe) % self.calls == 1
+        return odd if self.calls > 1 else self.starts
 
-    def train_command(self, model: str, nfe: int, folder: str) -> str:
-        """What trains the solver of the column."""
-        parts = [f"python -m apps.imagegen.train --model {model} --solver {self.solver}"]
+    def train_command(self, model: str, nfe: int, folder: str, also: str = "") -> str:
+        """What trains the solver of the column; `also` are further options, as the model's prompts."""
+        also = f" {also}" if also else ""
+        recipe = f"{self.recipe}-nfe{self.spent(nfe)}"
+        if self.recipe and (RECIPES / f"{recipe}.yaml").is_file():
+            parts = [f"python -m apps.imagegen.train --config {recipe} --model {model}{also}"]
+            if self.base == BASE.solver:
+                parts.append(f"--base_path {BASE.place(self.spent(nfe), folder)}")
+            return " ".join([*parts, f"--out {self.place(nfe, folder)}"])
+        parts = [f"python -m apps.imagegen.train --model {model}{also} --solver {self.solver}"]
         if self.base:
             parts.append(f"--base {self.base}")
+        if self.order:
+            parts.append(f"--order {self.order}")
+        if self.grid:
+            parts.append(f"--grid {self.grid}")
         if self.base == BASE.solver:  # the one that has a row of its own, so that the rows differ by the operator alone
             parts.append(f"--base_path {BASE.place(self.spent(nfe), folder)}")
         if self.solver == "spanlift" and self.operator != "spatial":
@@ -63,6 +92,8 @@ class Line:
         parts.append(f"--nfe {self.spent(nfe)}")
         if self.analytic(nfe):
             parts.append("--afs true")
+        if self.options:
+            parts.append(self.options)
         return " ".join([*parts, f"--out {self.place(nfe, folder)}"])
 
     def place(self, nfe: int, folder: str) -> str:

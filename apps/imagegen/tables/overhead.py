@@ -18,14 +18,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import core
 from apps.imagegen.evaluation import check_seeds
-from apps.imagegen.models import ImageModel
+from apps.imagegen.methods import MethodOptions
+from apps.imagegen.models import FrozenModel
 from apps.imagegen.published import Number, Published
+from apps.imagegen.solvers import build_method
 from apps.imagegen.tables.store import Result, Store
 from apps.imagegen.tables.table import Cell, Filled, exactly
 from core.intervals import Interval, student_mean
 from data_tools.cli import UserError, progress_bar
 
-HISTORY = 3
 QUANTITIES: Mapping[str, str] = {
     "parameters_m": "parameters (M)",
     "gflops_per_image": "GFLOP/image",
@@ -57,18 +58,13 @@ class OverheadRecipe:
     seed: int = 0
 
 
-def solvers_for(model: ImageModel, recipe: OverheadRecipe) -> tuple[nn.Module, nn.Module, Tensor]:
+def solvers_for(model: FrozenModel, recipe: OverheadRecipe) -> tuple[nn.Module, nn.Module, Tensor]:
     """DyWeight (untrained: costs do not depend on the weights), SpanLift over it, and their grid."""
-    grid = model.grid("karras", recipe.nfe + recipe.afs)
-    base = core.build_solver("dyweight", base=core.build_solver("ipndm", order=HISTORY), grid=grid, history=HISTORY)
+    base, grid, _, _ = build_method(model, MethodOptions("dyweight", recipe.nfe, afs=recipe.afs, seed=recipe.seed))
+    lifted = build_method(model, MethodOptions("spanlift", recipe.nfe, afs=recipe.afs, seed=recipe.seed)).solver
     assert isinstance(base, nn.Module)
-    config = core.ResidualConfig(
-        model.channels, history=HISTORY, steps=len(grid) - 1, data_std=model.sigma_data
-    )  # the operator's default width and kernel
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        lifted = core.spanlift(base, config, core.EDM())
-    return base.eval(), lifted.to(model.device).eval().requires_grad_(False), grid
+    assert isinstance(lifted, nn.Module)
+    return base.eval(), lifted.eval().requires_grad_(False), grid
 
 
 def count_parameters(*modules: nn.Module) -> int:
@@ -76,7 +72,7 @@ def count_parameters(*modules: nn.Module) -> int:
 
 
 @torch.no_grad()
-def count_operations(model: ImageModel, solver: core.Solver, grid: Tensor, afs: bool) -> int:
+def count_operations(model: FrozenModel, solver: core.Solver, grid: Tensor, afs: bool) -> int:
     """Floating-point operations for one image, two a multiply-add, over a whole run (`torch.utils.flop_counter`)."""
     start, field = model.start([0]), model.field(model.labels([0]))
     with FlopCounterMode(display=False) as counter:
@@ -84,10 +80,11 @@ def count_operations(model: ImageModel, solver: core.Solver, grid: Tensor, afs: 
     return counter.get_total_flops()
 
 
-def measure(model: ImageModel, recipe: OverheadRecipe) -> Result:
+def measure(model: FrozenModel, recipe: OverheadRecipe) -> Result:
     """Costs of both, and of SpanLift relative to its base in percent, with Student's 95 % intervals over pairs of timed
     runs."""
     base, lifted, grid = solvers_for(model, recipe)
+    model.prepare([0, *range(recipe.seed, recipe.seed + recipe.batch)])
     costs: dict[str, dict[str, Any]] = {"base": {}, "spanlift": {}}
     for name, solver in (("base", base), ("spanlift", lifted)):
         costs[name]["parameters_m"] = count_parameters(model.network, solver) / 1e6
@@ -98,11 +95,10 @@ def measure(model: ImageModel, recipe: OverheadRecipe) -> Result:
         with progress_bar() as bar:
             batches = (1,) if recipe.batch == 1 else (1, recipe.batch)
             task = bar.add_task("timed runs", total=2 * len(batches) * recipe.repeats, note="")
-            times = {
-                batch: _times(model, recipe, (base, lifted), grid, batch, lambda: bar.advance(task))
-                for batch in batches
+            found = {
+                batch: times(model, recipe, (base, lifted), grid, batch, lambda: bar.advance(task)) for batch in batches
             }
-        latency, total = times[1], times[recipe.batch]
+        latency, total = found[1], found[recipe.batch]
         for index, name in enumerate(costs):
             costs[name]["latency_ms_per_image"] = tuple(student_mean(1e3 * latency[:, index]))
             costs[name]["throughput_images_per_s"] = tuple(student_mean(recipe.batch / total[:, index]))
@@ -117,8 +113,8 @@ def _percent(value: float, base: float) -> float:
 
 
 @torch.no_grad()
-def _times(
-    model: ImageModel,
+def times(
+    model: FrozenModel,
     recipe: OverheadRecipe,
     solvers: tuple[nn.Module, nn.Module],
     grid: Tensor,
@@ -138,12 +134,12 @@ def _times(
 
     for solver in solvers:
         run(solver)  # the first run also loads kernels
-    times = torch.empty(recipe.repeats, 2, dtype=torch.float64)
+    seconds = torch.empty(recipe.repeats, 2, dtype=torch.float64)
     for repeat in range(recipe.repeats):
         for index in (0, 1) if repeat % 2 == 0 else (1, 0):
-            times[repeat, index] = run(solvers[index])
+            seconds[repeat, index] = run(solvers[index])
             advance()
-    return times
+    return seconds
 
 
 def _wait(device: torch.device) -> None:
@@ -158,7 +154,7 @@ def machine(device: torch.device) -> str:
     return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def fill_overhead(model: ImageModel, name: str, recipe: OverheadRecipe, store: Store, published: Published) -> Filled:
+def fill_overhead(model: FrozenModel, name: str, recipe: OverheadRecipe, store: Store, published: Published) -> Filled:
     """The table, measured or read; `name` is what the model is called on a command line.
 
     Raises:
@@ -201,7 +197,7 @@ def fill_overhead(model: ImageModel, name: str, recipe: OverheadRecipe, store: S
     )
 
 
-def _applications(model: ImageModel, recipe: OverheadRecipe, rows: Mapping[str, tuple[Cell, ...]]) -> list[str]:
+def _applications(model: FrozenModel, recipe: OverheadRecipe, rows: Mapping[str, tuple[Cell, ...]]) -> list[str]:
     """How often the operator would be applied to cost what is published, for images of that size."""
     index = list(QUANTITIES).index("gflops_per_image")
     base, lifted = rows[BASE][index], rows[LIFTED][index]

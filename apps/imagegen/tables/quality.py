@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from apps.imagegen.data import load_images
 from apps.imagegen.evaluation import Evaluator, check_seeds, load_reference, over_blocks
 from apps.imagegen.features import FeatureName, Features, build_features
-from apps.imagegen.models import ImageModel
+from apps.imagegen.models import FrozenModel
 from apps.imagegen.published import Published
+from apps.imagegen.references import fingerprint_of
 from apps.imagegen.tables.ingredients import Found, Impossible, Missing, Ready, Refused, find
 from apps.imagegen.tables.lines import Line, Spec
 from apps.imagegen.tables.store import Result, Store
@@ -52,24 +49,26 @@ class Bench:
     """
 
     def __init__(
-        self, model: ImageModel, reference: str, features: FeatureName, recipe: QualityRecipe, batch: int
+        self, model: FrozenModel, reference: str, features: FeatureName, recipe: QualityRecipe, batch: int
     ) -> None:
         for name, value, least in (("samples", recipe.samples, 2), ("blocks", recipe.blocks, 1), ("batch", batch, 1)):
             if value < least:
                 raise UserError(f"expected --{name} of at least {least}, got {value}")
         check_seeds(recipe.seed, recipe.blocks * recipe.samples)
         self.model, self.reference, self.recipe, self.batch = model, reference, recipe, batch
-        self.features: Features = build_features(features, model.channels, model.device)
-        self._source = _fingerprint(reference, model)
+        self.features: Features = build_features(features, model.image_channels, model.device)
+        self._source = fingerprint_of(reference, model)
 
     @cached_property
     def evaluator(self) -> Evaluator:
         recipe = self.recipe
         with console.status("features of the reference"):
             reference = load_reference(self.reference, self.model, self.features)
-        return Evaluator(
+        evaluator = Evaluator(
             self.model, self.features, reference, recipe.samples, recipe.blocks, recipe.seed, self.batch, pictured=1
         )
+        evaluator.prepare()
+        return evaluator
 
     def identity(self, ready: Ready) -> dict[str, Any]:
         """All that a cell depends on."""
@@ -87,14 +86,6 @@ class Bench:
             values = scored.neighbours(name)
             result[name] = None if values is None else float(values.mean())
         return result
-
-
-def _fingerprint(source: str, model: ImageModel) -> str:
-    """Which reference it is: the hash of the file, or of the images."""
-    if os.path.isfile(source):  # a long list is no file name
-        with Path(source).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    return load_images(source, "train", model.resolution).fingerprint
 
 
 def fill_quality(
@@ -175,26 +166,43 @@ def _cell(
     result: Result | None,
     published: Published,
 ) -> Cell:
-    number = None
-    if spec.data is not None:
-        number = published.find(
-            spec.data, line.solver, nfe, base=line.published_base, setting=line.setting, schedule=line.schedule
-        )
-    paper: dict[str, Any] = {} if number is None else {"published": number.value, "source": number.row.source}
-    if isinstance(found, Missing):
-        return Cell("missing", why=found.command, **paper)
-    if isinstance(found, Impossible):
-        return Cell("impossible", why=found.reason, **paper)
-    if isinstance(found, Refused):
-        return Cell("failed", why=found.reason, **paper)
+    paper = printed(published, spec, line, nfe)
+    lacking = without_value(found, paper)
+    if lacking is not None:
+        return lacking
+    assert isinstance(found, Ready)
     assert result is not None
     if "failed" in result:
         return Cell("failed", why=result["failed"], **paper)
     details = {key: result[key] for key in ("calls", "seconds", "precision", "recall")}
-    return Cell("measured", _interval(result["fd"]), details=details | {"solver": found.source or None}, **paper)
+    return Cell("measured", interval_of(result["fd"]), details=details | {"solver": found.source or None}, **paper)
 
 
-def _interval(distances: Sequence[float]) -> Interval:
+def printed(published: Published, spec: Spec, line: Line, column: int, metric: str = "fid") -> dict[str, Any]:
+    """What a paper says in the place of a cell: `published` and `source`, nothing where it says nothing."""
+    if spec.data is None:
+        return {}
+    number = published.find(
+        spec.data, line.published_solver or line.solver, column, metric, base=line.published_base,
+        setting=line.setting, schedule=line.schedule,
+    )  # fmt: skip
+    return {} if number is None else {"published": number.value, "source": number.row.source}
+
+
+def without_value(found: Found, paper: Mapping[str, Any]) -> Cell | None:
+    """The cell of a method that cannot be measured; None of one that can."""
+    match found:
+        case Missing():
+            return Cell("missing", why=found.command, **paper)
+        case Impossible():
+            return Cell("impossible", why=found.reason, **paper)
+        case Refused():
+            return Cell("failed", why=found.reason, **paper)
+        case Ready():
+            return None
+
+
+def interval_of(distances: Sequence[float]) -> Interval:
     """Mean over blocks with Student's interval, without one where there is one block."""
     found = over_blocks(torch.tensor(distances, dtype=torch.float64))
     return found if len(distances) > 1 else Interval(found.mean, found.mean, found.mean)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import core
 from apps.imagegen.evaluation import check_seeds
-from apps.imagegen.models import ImageModel
+from apps.imagegen.models import FrozenModel
 from apps.imagegen.published import Published
 from apps.imagegen.tables.ingredients import Found, Impossible, Missing, Ready, Refused, find
 from apps.imagegen.tables.lines import SPAN_LINES, Line
@@ -45,7 +45,7 @@ class SpanRecipe:
 
 
 @torch.no_grad()
-def measure(model: ImageModel, ready: Ready, recipe: SpanRecipe) -> Result:
+def measure(model: FrozenModel, ready: Ready, recipe: SpanRecipe) -> Result:
     """Ratios |R - P R| / |R| and magnitudes relative to the base step of each step, with 95 % intervals over samples.
 
     Raises:
@@ -79,7 +79,7 @@ def _magnitude(values: Tensor) -> list[float] | None:
 
 
 def fill_span(
-    model: ImageModel, name: str, folder: str, nfe: int, recipe: SpanRecipe, store: Store, published: Published
+    model: FrozenModel, name: str, folder: str, nfe: int, recipe: SpanRecipe, store: Store, published: Published
 ) -> Filled:
     """The table: rows of bases, columns of steps.
 
@@ -119,7 +119,7 @@ def fill_span(
 
 
 def _row(
-    model: ImageModel,
+    model: FrozenModel,
     found: Found,
     recipe: SpanRecipe,
     store: Store,

@@ -140,6 +140,25 @@ def write(filled: Filled, options: Mapping[str, Any], json_path: Path, csv_path:
     write_atomically(csv_path, lambda temporary: temporary.write_text(as_csv(filled), encoding="utf-8"))
 
 
+def write_several(
+    name: str, title: str, tables: Sequence[Filled], options: Mapping[str, Any], json_path: Path, folder: Path
+) -> str:
+    """Write tables of the same cells, one for each of their scores: one JSON of all, a CSV and a picture of each.
+
+    Returns:
+        Names of the CSVs and pictures, for people.
+    """
+    commands = list(dict.fromkeys(command for table in tables for command in table.missing()))
+    content = {"table": name, "title": title, "options": dict(options)}
+    content |= {"tables": [as_json(table, {}) for table in tables], "missing": commands}
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    write_atomically(json_path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    for table in tables:
+        path, csv_text = folder / f"{table.name}.csv", as_csv(table)
+        write_atomically(path, lambda temporary, csv_text=csv_text: temporary.write_text(csv_text, encoding="utf-8"))
+    return f"{folder / name}-{{{','.join(table.name.removeprefix(name + '-') for table in tables)}}}.csv and .png"
+
+
 def exactly(value: float) -> Interval:
     """A number without an interval."""
     return Interval(value, value, value)
