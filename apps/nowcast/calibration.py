@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from apps.nowcast.metrics import METRICS, Estimate, Statistics, estimates, interval, rank_frequencies
+from apps.nowcast.metrics import METRICS, Estimate, Statistics, Sums, Weights, interval, rank_frequencies
+from apps.nowcast.metrics.sums import Lazily
 from apps.nowcast.table import Json, estimate_as_json
 from core.fitting import write_atomically
 
@@ -52,14 +53,21 @@ class Calibration:
         }
 
 
-def calibrate(label: str, statistics: Statistics, weights: np.ndarray) -> Calibration:
+def calibrate(label: str, statistics: Statistics, weights: Weights) -> Calibration:
     """The calibration of a method with intervals over the resamples `weights` (see `metrics.resamples`)."""
-    value = rank_frequencies(statistics.total()["ranks"])
-    drawn = rank_frequencies(statistics.resampled(weights)["ranks"])
-    ranks = tuple(interval(float(value[k]), drawn[:, k]) for k in range(len(value)))
-    shown = {name: METRICS[name] for name in BY_LEAD}
-    leads = range(statistics.arrays["ranks"].shape[1])
-    return Calibration(label, ranks, tuple(estimates(statistics.at_lead(lead), weights, shown) for lead in leads))
+    total, drawn = statistics.total(), statistics.resampled(weights)
+    value, samples = rank_frequencies(total["ranks"]), rank_frequencies(drawn["ranks"])
+    ranks = tuple(interval(float(value[k]), samples[:, k]) for k in range(len(value)))
+    leads = []
+    for lead in range(total["ranks"].shape[0]):
+        at_lead, drawn_at_lead = _at_lead(total, lead, 0), _at_lead(drawn, lead, 1)
+        leads.append({n: interval(float(METRICS[n](at_lead)), METRICS[n](drawn_at_lead)) for n in BY_LEAD})
+    return Calibration(label, ranks, tuple(leads))
+
+
+def _at_lead(sums: Sums, lead: int, axis: int) -> Sums:
+    """The sums of one lead time, which lie along `axis`, as if no other had been forecast."""
+    return Lazily(sums, lambda name: sums[name].take([lead], axis=axis))
 
 
 def plot_calibration(

@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-import numpy as np
-
 from apps.nowcast.evaluation import Scored
-from apps.nowcast.metrics import METRICS, difference, recovered
+from apps.nowcast.metrics import METRICS, Weights, difference, recovered
 from apps.nowcast.table import Json, estimate_as_json
+from data_tools.cli import UserError
 
 PAIRED = {
     "hss": ("HSS", 3),
@@ -26,7 +25,7 @@ PAIRED = {
 members; that of the ensemble as it is favours too little spread where members are few."""
 
 
-def compare(scored: Sequence[Scored], weights: np.ndarray) -> list[dict[str, Json]]:
+def compare(scored: Sequence[Scored], weights: Weights) -> list[dict[str, Json]]:
     """Differences of each SpanLift solver from DDIM and from the SpanLift solvers before it, at as many steps, paired
     by event; and how much of the loss of few steps it makes good.
 
@@ -51,7 +50,20 @@ def compare(scored: Sequence[Scored], weights: np.ndarray) -> list[dict[str, Jso
     return comparisons
 
 
-def _paired(method: Scored, reference: Scored, weights: np.ndarray) -> dict[str, Json]:
+def against(scored: Sequence[Scored], baseline: str, weights: Weights) -> list[dict[str, Json]]:
+    """Differences of every other method from the one whose label, or else name, is `baseline`, paired by event.
+
+    Raises:
+        UserError: there is none, or several of that name.
+    """
+    found = [s for s in scored if s.method.label == baseline] or [s for s in scored if s.method.name == baseline]
+    if len(found) != 1:
+        labels = ", ".join(s.method.label for s in scored)
+        raise UserError(f"expected --baseline to be one of the methods {labels}, got {baseline!r}")
+    return [_paired(each, found[0], weights) for each in scored if each is not found[0]]
+
+
+def _paired(method: Scored, reference: Scored, weights: Weights) -> dict[str, Json]:
     row: dict[str, Json] = {"method": method.method.label, "reference": reference.method.label}
     for name in (*PAIRED, "hss_of_mean", "rmse_of_mean", "outliers"):
         row[name] = estimate_as_json(difference(method.statistics, reference.statistics, METRICS[name], weights))
@@ -61,7 +73,11 @@ def _paired(method: Scored, reference: Scored, weights: np.ndarray) -> dict[str,
 def lines(comparisons: Sequence[dict[str, Json]]) -> Iterator[str]:
     """The comparisons for people, a line or two each."""
     for row in comparisons:
-        parts = [f"{heading} {_signed(row[name], digits=digits)}" for name, (heading, digits) in PAIRED.items()]
+        parts = [
+            f"{heading} {_signed(row[name], digits=digits)}"
+            for name, (heading, digits) in PAIRED.items()
+            if cast("dict[str, Any]", row[name])["value"] is not None
+        ]
         yield f"{row['method']} minus {row['reference']}: {', '.join(parts)}"
         if row.get("csi16_recovered"):
             yield f"  makes good {_signed(row['csi16_recovered'], '')} of the CSI-16 that few steps lose"

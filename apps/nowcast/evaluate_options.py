@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -10,10 +10,13 @@ from apps.nowcast.aligned import PREDIFF_SCALE
 from apps.nowcast.data import SYNTHETIC
 from apps.nowcast.nowcaster import Precision
 from apps.nowcast.step_counts import parse_counts
-from apps.processes import check_device
-from data_tools.cli import UserError, check_outputs
+from apps.nowcast.verification.strata import parse_kinds
+from apps.processes import check_devices
+from data_tools.cli import UserError, check_folder, check_outputs
 
 DEFAULT_JSON = "out/evaluation.json"
+WITH_FROM = {"from_statistics", "cluster", "baseline", "strata", "json", "png", "report", "overwrite"}
+"""Options that have a meaning where statistics are told again."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class EvaluateOptions:
         events: at most so many windows of each source; all of a store by default, 10 of `storms` alone and 96 of
             `storms` beside stores.
         methods: comma-separated persistence, teacher, and NAME-STEPS with NAME among ddim, ddpm, heun, ipndm,
-            adams-bashforth and aligned-ddpm (see --anticipated). DDPM-1000 takes long.
+            adams-bashforth and aligned-ddpm (see --anticipated). DDPM-1000 takes long. With the extra pysteps also
+            extrapolation (Lagrangian persistence), sprog and steps (an ensemble).
         solver: comma-separated trained solvers (files, or folders that hold solver.safetensors); by default the two
             that ship with the model, with --model or an empty value none.
         nfe: steps such as 2,3,5 or 2:10 to sample operators with that were trained for a range of them, which they
@@ -45,11 +49,21 @@ class EvaluateOptions:
         batch: windows x members sampled at once.
         weights: file of AlexNet or SqueezeNet 1.1 weights for LPIPS; an LPIPS-like distance on an installed network
             else.
+        statistics: store (Zarr) of statistics of every event, from which --from tells all scores again; methods are
+            added to one that exists, those in it are not run again, and a run that was killed goes on.
+        from_statistics: comma-separated stores of --statistics, of the same events; their methods are scored and
+            nothing is forecast. Short: --from.
+        baseline: method, by its label such as persistence or ddim-5, that all others are compared with, paired by
+            event.
+        strata: comma-separated among source, season, wetness, motion; the scores on each part of the events, in the
+            JSON.
         json: where to write the numbers; an existing file needs --overwrite, but for the default one.
         png: where to draw the picture; beside the JSON by default. Where there are members to compare, their
             calibration is drawn beside it, in a file whose name ends in -calibration.
+        report: where to write a report of it all, one HTML file that needs nothing else.
         overwrite: replace outputs that exist.
         device: cpu, cuda, cuda:1, ...
+        devices: so many processes share the windows, one device each.
         precision: of the networks; the state and the scores stay in float32 and float64.
     """
 
@@ -69,11 +83,27 @@ class EvaluateOptions:
     seed: int = 0
     batch: int = 16
     weights: str | None = None
+    statistics: str | None = None
+    from_statistics: str | None = None
+    baseline: str | None = None
+    strata: str | None = None
     json: str | None = None
     png: str | None = None
+    report: str | None = None
     overwrite: bool = False
     device: str = "cpu"
+    devices: int = 1
     precision: Precision = "float32"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of strata."""
+        return () if self.strata is None else parse_kinds(self.strata)
+
+    @property
+    def stores(self) -> list[Path]:
+        """Those of --from."""
+        return [Path(part.strip()) for part in (self.from_statistics or "").split(",") if part.strip()]
 
     @property
     def paths(self) -> tuple[Path, Path, Path]:
@@ -101,4 +131,16 @@ def check(options: EvaluateOptions) -> None:
         raise UserError("expected --anticipated with --guide_scale and --alignment, got none; leave them out")
     own = options.json is None and options.png is None  # the default place is replaced by every run
     check_outputs(options.paths if options.members > 1 else options.paths[:2], options.overwrite or own)
-    check_device(options.device)
+    if options.report is not None:
+        check_outputs([Path(options.report), *options.paths], overwrite=True)
+        check_outputs([Path(options.report)], options.overwrite)
+    check_devices(options.device, options.devices)
+    _ = options.kinds
+    if options.from_statistics is not None:
+        if not options.stores or options.statistics is not None:
+            raise UserError("expected --from STORE[,STORE] without --statistics, got another; leave one out")
+        given = [each.name for each in fields(options) if getattr(options, each.name) != each.default]
+        if idle := [name for name in given if name not in WITH_FROM]:
+            raise UserError(f"expected no --{idle[0]} with --from, which forecasts nothing: leave it out")
+    elif options.statistics is not None:
+        check_folder(Path(options.statistics), "--statistics")

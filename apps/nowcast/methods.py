@@ -1,5 +1,5 @@
-"""Ways to forecast by name and from files: persistence, handcrafted solvers, trained operators at one or more numbers
-of steps."""
+"""Ways to forecast by name and from files: persistence and the baselines of pysteps, handcrafted solvers, trained
+operators at one or more numbers of steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import Tensor
 
 import core
 from apps.nowcast.aligned import AlignedDDPM, Alignment
+from apps.nowcast.baselines import Forecaster, Persistence
 from apps.nowcast.nowcaster import Nowcaster, Observing
+from apps.nowcast.pysteps_methods import FORECASTERS
 from apps.nowcast.solvers import TEACHER, build_base
 from apps.nowcast.step_counts import StepRange
 from core.operators import Corrected, SpanLiftResidual
@@ -28,9 +30,10 @@ class Method:
         label: unique name in pictures and logs.
         name: name in the table.
         supervision: of a learned solver.
-        steps: of the sampler; None for persistence.
-        solver: member seeds -> solver, or what makes one of observed frames; None for persistence.
-        grid: times the sampler visits; None for persistence.
+        steps: of the sampler; None for what needs no model.
+        solver: member seeds -> solver, or what makes one of observed frames; None for what needs no model.
+        grid: times the sampler visits; None for what needs no model.
+        forecaster: what needs no model; None for what does, and for methods of which a store has the scores alone.
     """
 
     label: str
@@ -39,24 +42,31 @@ class Method:
     steps: int | None = None
     solver: Callable[[Sequence[int]], core.Solver | Observing] | None = None
     grid: Tensor | None = None
+    forecaster: Forecaster | None = None
 
 
 def parse_methods(text: str, nowcaster: Nowcaster, alignment: Alignment | None = None) -> list[Method]:
-    """Methods of a line like `persistence,ddim-100,teacher,ddim-5`; `alignment` is what aligned-ddpm takes.
+    """Methods of a line like `persistence,steps,ddim-100,teacher,ddim-5`; `alignment` is what aligned-ddpm takes.
 
     Raises:
-        UserError: a name that is not known, steps that are no positive number, aligned-ddpm without an alignment.
+        UserError: a name that is not known, steps that are no positive number, aligned-ddpm without an alignment, a
+            method of pysteps without it.
     """
     methods = []
     for word in (part.strip() for part in text.split(",") if part.strip()):
         if word == "persistence":
-            methods.append(Method("persistence", "persistence"))
+            methods.append(Method("persistence", "persistence", forecaster=Persistence()))
+            continue
+        if word in FORECASTERS:
+            forecaster = FORECASTERS[word]
+            forecaster.warm_up()
+            methods.append(Method(word, forecaster.label, forecaster=forecaster))
             continue
         name, _, count = (TEACHER if word == "teacher" else word).rpartition("-")
         if name not in HANDCRAFTED or not count.isdecimal() or int(count) < 1:
             raise UserError(
-                f"expected --methods among persistence, teacher and NAME-STEPS with NAME in {', '.join(HANDCRAFTED)}, "
-                f"got {word!r}"
+                f"expected --methods among persistence, {', '.join(FORECASTERS)}, teacher and NAME-STEPS with NAME in "
+                f"{', '.join(HANDCRAFTED)}, got {word!r}"
             )
         label = f"teacher ({TEACHER})" if word == "teacher" else word
         shown = f"teacher ({name})" if word == "teacher" else name

@@ -12,7 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apps.nowcast.metrics.statistics import METRICS, Metric, Statistics
+from apps.nowcast.metrics.resampling import Weights, resamples
+from apps.nowcast.metrics.statistics import METRICS, Metric
+from apps.nowcast.metrics.sums import Statistics
+
+__all__ = ["Estimate", "difference", "estimate", "estimates", "interval", "recovered", "resamples"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +28,6 @@ class Estimate:
     high: float = float("nan")
 
 
-def resamples(events: int, draws: int = 1000, seed: int = 0) -> np.ndarray:
-    """How often each event occurs in each resample: int64 (draws, events), rows sum to `events`.
-
-    Raises:
-        ValueError: no events or no draws.
-    """
-    if events < 1 or draws < 1:
-        raise ValueError(f"expected at least one event and one draw, got {events} and {draws}")
-    return np.random.default_rng(seed).multinomial(events, np.full(events, 1.0 / events), size=draws)
-
-
 def interval(value: float, samples: np.ndarray, level: float = 0.95) -> Estimate:
     """`value` with the central `level` percentiles of `samples`; resamples without a value are left out."""
     defined = samples[np.isfinite(samples)]
@@ -44,20 +37,18 @@ def interval(value: float, samples: np.ndarray, level: float = 0.95) -> Estimate
     return Estimate(value, float(low), float(high))
 
 
-def estimate(statistics: Statistics, metric: Metric, weights: np.ndarray) -> Estimate:
+def estimate(statistics: Statistics, metric: Metric, weights: Weights) -> Estimate:
     """The metric over all events, with its interval over the resamples `weights`."""
     return interval(float(metric(statistics.total())), metric(statistics.resampled(weights)))
 
 
-def estimates(
-    statistics: Statistics, weights: np.ndarray, metrics: Mapping[str, Metric] = METRICS
-) -> dict[str, Estimate]:
+def estimates(statistics: Statistics, weights: Weights, metrics: Mapping[str, Metric] = METRICS) -> dict[str, Estimate]:
     """All metrics with their intervals; the sums are resampled once."""
     total, drawn = statistics.total(), statistics.resampled(weights)
     return {name: interval(float(metric(total)), metric(drawn)) for name, metric in metrics.items()}
 
 
-def difference(method: Statistics, reference: Statistics, metric: Metric, weights: np.ndarray) -> Estimate:
+def difference(method: Statistics, reference: Statistics, metric: Metric, weights: Weights) -> Estimate:
     """metric(method) - metric(reference), paired by event.
 
     Raises:
@@ -69,7 +60,7 @@ def difference(method: Statistics, reference: Statistics, metric: Metric, weight
 
 
 def recovered(
-    method: Statistics, few_steps: Statistics, many_steps: Statistics, metric: Metric, weights: np.ndarray
+    method: Statistics, few_steps: Statistics, many_steps: Statistics, metric: Metric, weights: Weights
 ) -> Estimate:
     """Share of the loss from many to few steps that `method` makes good, paired: (method - few) / (many - few).
 

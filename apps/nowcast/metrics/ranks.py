@@ -9,10 +9,15 @@ shared out evenly over the ranks it could have.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from apps.nowcast.metrics.contingency import as_array
+
+_BLOCK = 1 << 15
+"""Pixels at a time, so that they stay in the cache."""
 
 
 def rank_counts(members: ArrayLike, truth: ArrayLike, lowest: float) -> np.ndarray:
@@ -35,14 +40,47 @@ def rank_counts(members: ArrayLike, truth: ArrayLike, lowest: float) -> np.ndarr
             f"expected members (n, *leading, y, x) and truth (*leading, y, x), got {ensemble.shape} and "
             f"{observed.shape}"
         )
+    n, groups = len(ensemble), observed.shape[:-2]
+    rows, truth = ensemble.reshape(n, *groups, -1), observed.reshape(*groups, -1)
     edge = observed.dtype.type(lowest)
-    wet = (observed >= edge) | ((ensemble >= edge).any(axis=0) & ~np.isnan(observed))
-    ensemble, observed = (np.where(field >= edge, field, -np.inf) for field in (ensemble, observed))
-    below = (ensemble < observed).sum(axis=0)
-    ties = (ensemble == observed).sum(axis=0)
-    share = np.where(wet, 1.0 / (ties + 1), 0.0)
-    ranks = [np.where((below <= k) & (k <= below + ties), share, 0.0) for k in range(len(ensemble) + 1)]
-    return np.stack([rank.sum(axis=(-2, -1)) for rank in ranks], axis=-1)
+    histograms = np.zeros((*groups, (n + 1) * (n + 2)), np.int64)
+    for group in np.ndindex(groups):
+        for first in range(0, truth.shape[-1], _BLOCK):
+            place = (*group, slice(first, first + _BLOCK))
+            codes = _codes(rows[(slice(None), *place)], truth[place], edge)
+            histograms[group] += np.bincount(codes, minlength=histograms.shape[-1])
+    return histograms @ _shares(n)
+
+
+def _codes(members: np.ndarray, truth: np.ndarray, edge: np.floating) -> np.ndarray:
+    """What decides a pixel's rank, as one number: (members below the truth) * (n + 1) + (members equal to it) for a wet
+    truth, (n + 1)^2 + (dry members) for a dry one; a missing truth is one with nothing but dry members, which counts
+    nowhere. Members (n, pixels), truth (pixels)."""
+    n = len(members)
+    level = np.fmax(truth, edge)  # below it: what a wet truth exceeds, what is as dry as a dry one; also for NaN
+    small = np.uint8 if n < 256 else np.uint16
+    lower, equal = np.zeros(truth.shape, small), np.zeros(truth.shape, small)
+    for member in members:
+        lower += member < level
+        equal += member == level
+    codes = lower.astype(np.intp)
+    wet = truth >= edge
+    codes[wet] = codes[wet] * (n + 1) + equal[wet]
+    codes[~wet] += (n + 1) ** 2
+    codes[np.isnan(truth)] = (n + 1) ** 2 + n
+    return codes
+
+
+@cache
+def _shares(n: int) -> np.ndarray:
+    """How much of a pixel of each of `_codes` falls to each rank, ((n + 1) (n + 2), n + 1)."""
+    shares = np.zeros(((n + 1) * (n + 2), n + 1))
+    for below in range(n + 1):
+        for ties in range(n + 1 - below):
+            shares[below * (n + 1) + ties, below : below + ties + 1] = 1.0 / (ties + 1)
+    for ties in range(n):  # with n of them nobody sees rain
+        shares[(n + 1) ** 2 + ties, : ties + 1] = 1.0 / (ties + 1)
+    return shares
 
 
 def rank_frequencies(counts: np.ndarray) -> np.ndarray:

@@ -12,19 +12,18 @@ members; those with any truth); `seconds` over `members`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from apps.nowcast.metrics.contingency import counts, nanmean, scores
-from apps.nowcast.metrics.crps import crps
+from apps.nowcast.metrics.contingency import counts, nanmean, ratio, scores
+from apps.nowcast.metrics.crps import crps_terms
 from apps.nowcast.metrics.ranks import outliers, rank_counts
+from apps.nowcast.metrics.sums import Statistics, Sums
 
-Sums = Mapping[str, np.ndarray]
-"""Statistics summed over events: name -> array (*resamples, *statistic)."""
+__all__ = ["METRICS", "POOLS", "Distance", "Metric", "Scale", "Statistics", "Sums", "event_statistics"]
 
 Metric = Callable[[Sums], np.ndarray]
 """Sums (*resamples, ...) -> values (*resamples)."""
@@ -45,51 +44,6 @@ class Distance(Protocol):
     """A perceptual distance: (*members, frames, y, x) and (frames, y, x) in [0, 1] -> (*members, frames)."""
 
     def __call__(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor: ...
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Statistics of one method: `arrays[name]` is (event, ...), rows as in `events`."""
-
-    events: tuple[Hashable, ...]
-    arrays: Mapping[str, np.ndarray]
-
-    @classmethod
-    def stack(cls, rows: Iterable[tuple[Hashable, Mapping[str, np.ndarray]]]) -> Statistics:
-        """From (event, statistics of that event) pairs.
-
-        Raises:
-            ValueError: there are none.
-        """
-        events, each = zip(*rows, strict=True) if (rows := list(rows)) else ((), ())
-        if not each:
-            raise ValueError("expected statistics of at least one event, got none")
-        return cls(tuple(events), {name: np.stack([row[name] for row in each]) for name in each[0]})
-
-    def total(self) -> Sums:
-        """Sums over all events."""
-        return {name: array.sum(axis=0) for name, array in self.arrays.items()}
-
-    def resampled(self, weights: np.ndarray) -> Sums:
-        """Sums for each row of `weights` (resamples, events)."""
-        rows = weights.astype(np.float64)  # counts stay exact below 2^53 and the product runs in BLAS
-        return {name: np.tensordot(rows, array, axes=1) for name, array in self.arrays.items()}
-
-    def at_lead(self, lead: int) -> Statistics:
-        """The statistics of one lead time, as if no other had been forecast."""
-        return Statistics(self.events, {name: array[:, lead : lead + 1] for name, array in self.arrays.items()})
-
-    def grouped(self, labels: Sequence[Hashable]) -> Statistics:
-        """Events with one label (windows cut from one storm, say) summed into one, to be resampled together.
-
-        Raises:
-            ValueError: not one label per event.
-        """
-        if len(labels) != len(self.events):
-            raise ValueError(f"expected one label per event ({len(self.events)}), got {len(labels)}")
-        groups = tuple(dict.fromkeys(labels))
-        belongs = np.array([[label == group for label in labels] for group in groups])
-        return Statistics(groups, {k: np.tensordot(belongs.astype(v.dtype), v, axes=1) for k, v in self.arrays.items()})
 
 
 def event_statistics(
@@ -135,10 +89,11 @@ def event_statistics(
     members, observed = quantity.encode(forecast), quantity.encode(truth)
     undefined = np.full(truth.shape, np.nan)
     seen = ~np.isnan(observed)
+    error, half_spread = crps_terms(members, observed)
     fields = {
-        "crps": crps(members, observed),
-        "crps_fair": crps(members, observed, "fair") if n > 1 else undefined,
-        "absolute_error": np.abs(members - observed).mean(axis=0),
+        "crps": error - half_spread,
+        "crps_fair": error - half_spread * (n / (n - 1)) if n > 1 else undefined,
+        "absolute_error": error,
         "squared_error_of_mean": np.square(members.mean(axis=0) - observed),
         # A perfect ensemble's mean errs by (n + 1) / n of the variance of its members.
         "spread": members.var(axis=0, ddof=1) * ((n + 1) / n) if n > 1 else undefined,
@@ -175,7 +130,7 @@ def ratio_metric(numerator: str, denominator: str) -> Metric:
     """One sum over another, both summed over lead times; NaN where there is nothing to divide by."""
 
     def metric(sums: Sums) -> np.ndarray:
-        return _ratio(sums[numerator].sum(axis=-1), sums[denominator].sum(axis=-1))
+        return ratio(sums[numerator].sum(axis=-1), sums[denominator].sum(axis=-1))
 
     return metric
 
@@ -189,11 +144,6 @@ def root_metric(numerator: str, denominator: str) -> Metric:
 def spread_skill(sums: Sums) -> np.ndarray:
     """Ensemble spread over RMSE of its mean: 1 where calibrated (Fortin et al. 2014), NaN for a single member."""
     return np.sqrt(ratio_metric("spread", "squared_error_of_mean")(sums))
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator != 0)
 
 
 METRICS: Mapping[str, Metric] = {
