@@ -19,6 +19,7 @@ from torch import Tensor
 
 import core
 from apps.imagegen.scheduling.grid import Request
+from apps.imagegen.scheduling.guidance import GuidanceWatch, trained_guidance
 from apps.imagegen.scheduling.method import Method, Plan
 from apps.imagegen.scheduling.options import OF_THE_MODEL, translated, words_of_others
 from apps.imagegen.scheduling.run import Run
@@ -106,6 +107,7 @@ class SpanLiftScheduler(SchedulerMixin, ConfigMixin):
         self._begin: int | None = None
         self._first = 0
         self._run: Run | None = None
+        self._watch: GuidanceWatch | None = None
 
     @classmethod
     def from_solver(
@@ -120,8 +122,9 @@ class SpanLiftScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             path: what `python -m apps.imagegen.train` wrote: the file, or its folder.
-            pipeline: of the model that it was trained for; its channels, its kind and its betas are compared, and
-                it tells the kind of a model with a table of betas.
+            pipeline: of the model that it was trained for; its channels, its kind and its betas are compared, it
+                tells the kind of a model with a table of betas, and a call of it with another guidance than that of
+                the training is warned of.
             kind: what such a model predicts, without a pipeline.
             packed: see the class.
 
@@ -135,6 +138,8 @@ class SpanLiftScheduler(SchedulerMixin, ConfigMixin):
             trained = scheduler._method.trained
             assert trained is not None
             check_pipeline(trained, os.fspath(path), pipeline, packed is not None)
+            scale = trained_guidance(trained.card, pipeline)
+            scheduler._watch = None if scale is None else GuidanceWatch(scale, pipeline)
         return scheduler
 
     @classmethod
@@ -208,6 +213,8 @@ class SpanLiftScheduler(SchedulerMixin, ConfigMixin):
                 training, times that are none.
         """
         plan = self._method.plan(Request(num_inference_steps, sigmas, timesteps), mu)
+        if self._watch is not None:
+            self._watch()
         self._plan = plan
         self.num_inference_steps = len(plan.timesteps)
         self.timesteps = plan.timesteps.to(device)

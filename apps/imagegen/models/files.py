@@ -15,7 +15,7 @@ from torch import Tensor
 
 from apps.imagegen.models.configurations import ARCHITECTURES, Architecture, read_architecture
 from apps.imagegen.models.edm import EDMPrecond
-from apps.imagegen.models.frozen_model import FrozenModel
+from apps.imagegen.models.frozen_model import FrozenModel, check_precision
 from apps.imagegen.models.image_model import CORE_DTYPES, ImageModel, Precision, image_model
 from apps.imagegen.models.latent.catalogue import is_latent
 from apps.imagegen.models.latent.prompting import Prompting
@@ -162,14 +162,6 @@ def load_image_model(
     network = architecture.build("meta")
     network.load_state_dict({name: value.float() for name, value in tensors.items()}, assign=True)
     return image_model(network, architecture, card, precision).to(device)
-
-
-def check_precision(precision: Precision, device: torch.device | str) -> None:
-    """Raise `UserError` unless a network runs in this precision on the device."""
-    if precision not in CORE_DTYPES:
-        raise UserError(f"expected a precision among {', '.join(CORE_DTYPES)}, got {precision!r}; choose one")
-    if precision == "float16" and str(device).partition(":")[0] != "cuda":
-        raise UserError(f"expected --device cuda with precision float16, got {device}; take bfloat16 or float32")
 
 
 def mismatch(architecture: Architecture, tensors: Mapping[str, Tensor]) -> str:

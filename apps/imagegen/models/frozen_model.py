@@ -15,12 +15,21 @@ from torch import Tensor, nn
 import core
 from apps.imagegen.models.latent.prompts import Prompts
 from core.parametrizations import Target
+from data_tools.cli import UserError
 
 Precision = Literal["float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 EXPONENTIAL = ("dpm-solver++", "unipc", "dpm-solver-v3")
 """Solvers whose authors recommend steps that are even in log-SNR."""
+
+
+def check_precision(precision: str, device: torch.device | str) -> None:
+    """Raise `UserError` unless a network runs in this precision on the device."""
+    if precision not in DTYPES:
+        raise UserError(f"expected a precision among {', '.join(DTYPES)}, got {precision!r}; choose one")
+    if precision == "float16" and str(device).partition(":")[0] != "cuda":
+        raise UserError(f"expected --device cuda with precision float16, got {device}; take bfloat16 or float32")
 
 
 class FrozenModel(Protocol):

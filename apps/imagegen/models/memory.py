@@ -9,12 +9,14 @@ import torch
 
 from data_tools.cli import UserError
 
+REFUSED = ("DefaultCPUAllocator", "MPS backend out of memory")
+"""What torch says where memory does not suffice and the error has no class of its own."""
 KNOBS = "lower --batch, take --precision bfloat16 or a smaller --size"
 
 
 @contextmanager
 def enough_memory(knobs: str = KNOBS) -> Iterator[None]:
-    """Turn an accelerator's "out of memory" into one line.
+    """Turn a device's "out of memory" into one line.
 
     Args:
         knobs: what to do about it.
@@ -24,7 +26,9 @@ def enough_memory(knobs: str = KNOBS) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in REFUSED):
+            raise
         told = str(error).split(". ")
         asked = next((part for part in told if part.startswith("Tried to allocate")), "")
         asked = f" ({asked[0].lower()}{asked[1:]})" if asked else ""

@@ -73,5 +73,5 @@ def load_clip(device: torch.device | str = "cpu") -> ClipScore:
             f"expected CLIP's tokenizer and preprocessor_config.json in {folder}, got {got}; fetch them again or "
             f"change {CLIP_VARIABLE}"
         ) from None
-    label = os.environ.get(CLIP_VARIABLE, REPOSITORY).rstrip("/").rpartition("/")[2]
+    label = (os.environ.get(CLIP_VARIABLE) or REPOSITORY).rstrip("/").rpartition("/")[2]
     return ClipScore(model.to(device), processor, label)

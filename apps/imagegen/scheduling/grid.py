@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -36,6 +37,8 @@ class Request:
 
     def __post_init__(self) -> None:
         given = self.sigmas if self.timesteps is None else self.timesteps
+        if self.steps is not None and not isinstance(self.steps, Integral):
+            raise ValueError(f"expected num_inference_steps as an integer, got {self.steps!r}; pass one")
         if self.sigmas is not None and self.timesteps is not None:
             raise ValueError("expected sigmas or timesteps, got both; pass one of them")
         if given is None and self.steps is None:

@@ -17,7 +17,7 @@ from apps.imagegen.scheduling.clock import Clock, flow_clock, table_clock
 from apps.imagegen.scheduling.options import betas_of, check_options
 from apps.imagegen.scheduling.queries import OWN_LOOP, Query, find_queries
 from apps.imagegen.scheduling.run import Run
-from apps.imagegen.scheduling.trained import Trained, flexible, read, shift_of
+from apps.imagegen.scheduling.trained import Trained, flexible, name_of, read, shift_of
 
 NOT_HERE = {"ddpm": "draws noise by seeds", "dpm-solver-v3": "needs statistics of the model"}
 """Methods of one call a step that want what no pipeline hands on."""
@@ -121,16 +121,37 @@ class Method:
 
     def _grid(self, request: grids.Request, mu: float | None) -> Tensor:
         trained, terminal = self.trained, self.config["shift_terminal"]
-        if trained is None or flexible(self.solver):
+        if trained is None:
             name = self.config["grid"] or grids.default_grid(self.clock, self.config["solver"])
             return grids.build(self.clock, name, request, self._shift(mu), terminal)
         grid, wanted = trained.card.grid, None
         unasked = request.timesteps is None and (request.sigmas is None or grids.even(request.sigmas))
         sized = self.config["use_dynamic_shifting"] and mu is not None
+        if flexible(self.solver):
+            return self._like_trained(grid, grids.Request(request.count) if unasked else request, mu if sized else None)
         if request.count == len(grid) - 1 and (sized or not unasked):
             wanted = grids.build(self.clock, "shifted", request, self._shift(mu), terminal)
         grids.check_trained(grid, request, wanted)
         return grid
+
+    def _like_trained(self, grid: Tensor, request: grids.Request, mu: float | None) -> Tensor:
+        """The grid of a solver that serves several: that of its training, with the number of steps and for the image
+        size that are asked for; or the caller's.
+
+        Raises:
+            ValueError: no rule is known that gives its grid with another number of steps.
+        """
+        given = request.sigmas is not None or request.timesteps is not None
+        name = name_of(grid, self.clock)
+        if not given and request.count == len(grid) - 1 and (mu is None or name != "shifted"):
+            return grid
+        if not given and name is None:
+            raise ValueError(
+                f"expected num_inference_steps={len(grid) - 1} or sigmas, for this solver was trained on times of no "
+                f"rule, got {request.count}; pass one of these"
+            )
+        shift = Shift(self.own_shift) if mu is None else self._shift(mu)
+        return grids.build(self.clock, name or "shifted", request, shift, self.config["shift_terminal"])
 
     def _on(self, grid: Tensor) -> core.Solver:
         """The solver for a grid: diffusers' DPM-Solver++ lowers the order of last steps only in short runs."""
@@ -147,7 +168,7 @@ def _handcrafted(config: Mapping[str, Any], clock: Clock) -> core.Solver:
         raise ValueError(
             f"expected a method that needs the model's outputs alone, got {name!r}, which {NOT_HERE[name]}; {OWN_LOOP}"
         )
-    order = config["order"] or (DEFAULT_ORDER if name in ALL_ORDERS else None)
+    order = DEFAULT_ORDER if config["order"] is None and name in ALL_ORDERS else config["order"]
     return core.build_solver(
         name,
         order=order,

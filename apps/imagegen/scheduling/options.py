@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 import core
 from apps.imagegen.compatible import COMPATIBLE
+from apps.imagegen.models.latent.diffusion import table_of
 from apps.imagegen.scheduling.clock import TARGETS
 from core.names import nearest
 from core.solvers.learned import LEARNED
 from core.solvers.options import shown
+from data_tools.cli import UserError
 
-SPACINGS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 LEARNED_NAMES = (*LEARNED, "spanlift")
 PREDICTIONS = {"epsilon": "noise", "v_prediction": "v", "sample": "data", "flow_prediction": "flow"}
 """What diffusers calls the kinds of models."""
@@ -54,6 +53,10 @@ def check_options(config: Mapping[str, Any]) -> None:
             f"expected a flow and no grid beside compatible={config['compatible']!r}, got kind={config['kind']!r} and "
             f"grid={config['grid']!r}; drop one"
         )
+    if type(config["num_train_timesteps"]) is not int or config["num_train_timesteps"] < 1:
+        raise ValueError(
+            f"expected num_train_timesteps of at least 1, got {config['num_train_timesteps']!r}; 1000 is usual"
+        )
     shift, packed = config["shift"], config["packed"]
     if not isinstance(shift, int | float) or not 0 < shift < float("inf"):
         raise ValueError(f"expected shift > 0, got {shift!r}; 1 leaves the grid even")
@@ -63,24 +66,15 @@ def check_options(config: Mapping[str, Any]) -> None:
 
 
 def betas_of(config: Mapping[str, Any]) -> list[float]:
-    """The betas that a scheduler's configuration stands for, in single precision as diffusers has them.
+    """The betas that a scheduler's configuration stands for.
 
     Raises:
         ValueError: an unknown spacing.
     """
-    if config["trained_betas"] is not None:
-        return [float(beta) for beta in config["trained_betas"]]
-    steps, first, last = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
-    match config["beta_schedule"]:
-        case "linear":
-            return torch.linspace(first, last, steps, dtype=torch.float32).tolist()
-        case "scaled_linear":
-            return (torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float32) ** 2).tolist()
-        case "squaredcos_cap_v2":
-            return list(core.DiscreteVP.cosine(steps).betas)
-    raise ValueError(
-        f"expected beta_schedule among {', '.join(SPACINGS)}, got {config['beta_schedule']!r}; or pass trained_betas"
-    )
+    try:
+        return list(table_of(config))
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 def translated(config: Mapping[str, Any]) -> dict[str, Any]:

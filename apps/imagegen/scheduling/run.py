@@ -55,6 +55,7 @@ class Run:
         self.state: core.State | None = None
         self._to_velocity = clock.to_velocity
         self._handed: Tensor | None = None
+        self._copy: Tensor | None = None
         self._version = 0
         self._shown = False
 
@@ -114,17 +115,18 @@ class Run:
     def _is_handed(self, sample: Tensor) -> bool:
         """Whether these are the latents that the last step gave; compared by value only where they may be others."""
         handed = self._handed
-        if handed is None or sample.shape != handed.shape or sample.dtype != handed.dtype:
+        if handed is None or (sample.shape, sample.dtype, sample.device) != (handed.shape, handed.dtype, handed.device):
             return False
-        if sample is handed and not sample.is_inference() and sample._version == self._version:
-            return True
-        return sample is not handed and sample.device == handed.device and torch.equal(sample, handed)
+        if self._copy is not None:
+            return torch.equal(sample, self._copy)
+        return handed._version == self._version and (sample is handed or torch.equal(sample, handed))
 
     def _hand(self, x: Tensor, like: Tensor) -> Tensor:
         """The state as latents like those that came, and a note of them."""
         given = x if self.patches is None else packed(x)
         given = given.to(like.dtype)
         self._handed = given
+        self._copy = given.clone() if given.is_inference() else None  # of which torch counts no changes in place
         self._version = 0 if given.is_inference() else given._version
         return given
 

@@ -78,6 +78,21 @@ def shift_of(grid: Tensor) -> float | None:
     return shift if same else None
 
 
+def name_of(grid: Tensor, clock: Clock) -> str | None:
+    """The name in `core.GRIDS` of this grid, so that it can be had with other numbers of steps; None for another."""
+    if clock.kind == "flow" and shift_of(grid) is not None:
+        return "shifted"
+    schedule = clock.schedule
+    for name in ("discrete", "logsnr", "uniform", "quadratic", "karras"):
+        try:
+            like = core.build_grid(name, len(grid) - 1, schedule.t_max, schedule.t_min, schedule=schedule)
+        except ValueError:  # one that this clock cannot have
+            continue
+        if torch.allclose(like, grid, rtol=0, atol=1e-6):
+            return name
+    return None
+
+
 def check_pipeline(trained: Trained, path: str, pipeline: Any, packed: bool) -> None:
     """Raise ValueError unless the pipeline's model has the channels, the kind and the betas of the solver's.
 

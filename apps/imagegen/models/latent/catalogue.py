@@ -9,6 +9,8 @@ from types import MappingProxyType
 
 INDEX = "model_index.json"
 """The file that makes a folder a pipeline."""
+FILES = (".safetensors", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".npz", ".onnx", ".gguf", ".zip")
+"""Endings of files, which no name of the hub has; others, as in "owner/model-1.5", say nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,5 @@ def is_latent(name_or_path: str | Path) -> bool:
     if name in CATALOGUE or (path / INDEX).is_file():
         return True
     owner, _, rest = name.partition("/")
-    return (
-        bool(owner and rest) and "/" not in rest and not path.exists() and not path.suffix and owner not in (".", "..")
-    )
+    named = bool(owner and rest) and "/" not in rest and owner not in (".", "..", "~")
+    return named and not path.exists() and path.suffix.lower() not in FILES

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 
@@ -42,31 +43,39 @@ class LatentClassPipeline(DiffusionPipeline):
             generator: of the initial noise.
             latents: (B, C, h, w) initial noise in place of drawn one.
             output_type: "pil"; "np", float (B, H, W, 3) in [0, 1]; or "latent".
+
+        Raises:
+            ValueError: classes that the model does not have.
         """
-        config = self.unet.config
+        config, self._guidance_scale = self.unet.config, guidance_scale
         labels = torch.as_tensor(class_labels, device=self.device)
+        if labels.ndim != 1 or not bool(((labels >= 0) & (labels < config.num_class_embeds - 1)).all()):
+            raise ValueError(
+                f"expected a list of classes from 0 to {config.num_class_embeds - 2}, got {class_labels}; choose among "
+                "these"
+            )
         guided = guidance_scale > 1
         if guided:
             labels = torch.cat([torch.full_like(labels, config.num_class_embeds - 1), labels])
         if latents is None:
             size = (config.in_channels, config.sample_size, config.sample_size)
-            own = generator if isinstance(generator, list) else [generator] * len(class_labels)
-            latents = torch.stack([torch.randn(size, generator=one) for one in own])
-        x = latents.to(self.device) * self.scheduler.init_noise_sigma
+            latents = randn_tensor((len(class_labels), *size), generator, self.device)
+        x = latents.to(self.device, torch.promote_types(latents.dtype, torch.float32)) * self.scheduler.init_noise_sigma
         self.scheduler.set_timesteps(num_inference_steps, device=self.device)
         progress: Any = self.progress_bar
         for t in progress(self.scheduler.timesteps):
-            told = self.scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t)
+            told = self.scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t).to(self.unet.dtype)
             if hasattr(self.unet, "encoder_hid_proj"):  # a UNet2DConditionModel
                 noise = self.unet(told, t, None, class_labels=labels).sample
             else:
                 noise = self.unet(told, t, class_labels=labels).sample
+            noise = noise.to(x.dtype)
             if guided:
                 without, within = noise.chunk(2)
                 noise = without + guidance_scale * (within - without)
             x = self.scheduler.step(noise, t, x).prev_sample
         if output_type == "latent":
             return ImagePipelineOutput(images=x)  # pyright: ignore[reportArgumentType]
-        images = self.vae.decode(x / self.vae.config.scaling_factor).sample
+        images = self.vae.decode((x / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
         images = (images / 2 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).float().numpy()
         return ImagePipelineOutput(images=self.numpy_to_pil(images) if output_type == "pil" else images)

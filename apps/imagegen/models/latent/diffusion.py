@@ -54,6 +54,11 @@ def table_of(config: Any) -> tuple[float, ...]:
             "determines a velocity at its end, take a scheduler without"
         )
     if given is not None:
+        if not all(0 < beta < 1 for beta in given):
+            raise UserError(
+                "expected betas strictly between 0 and 1, got others; tables rescaled to zero terminal SNR have no "
+                "noise prediction at their end"
+            )
         return tuple(float(beta) for beta in given)
     tables = {
         "linear": lambda: core.DiscreteVP.linear(count, first, last).betas,
@@ -61,5 +66,5 @@ def table_of(config: Any) -> tuple[float, ...]:
         "squaredcos_cap_v2": lambda: core.DiscreteVP.cosine(count).betas,
     }
     if kind not in tables:
-        raise UserError(f"expected a table of betas among {', '.join(tables)}, got {kind!r}; take another model")
+        raise UserError(f"expected beta_schedule among {', '.join(tables)}, got {kind!r}; take another model")
     return tables[kind]()

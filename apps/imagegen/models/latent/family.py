@@ -53,6 +53,8 @@ class Family(ABC):
     """Of the pipeline, needed for encoding texts; () of families without texts."""
     unused: ClassVar[tuple[str, ...]] = ()
     """Components that are never loaded."""
+    guided: ClassVar[bool] = True
+    """Whether a scale of guidance has anything to scale."""
 
     @staticmethod
     @abstractmethod
@@ -143,7 +145,7 @@ class Family(ABC):
     @property
     def prediction_settings(self) -> dict[str, Any]:
         """What the prediction depends on beside weights and configuration, as JSON."""
-        return {"predicts": self.predicts, "guidance": self.guidance, "size": self.size}
+        return {"predicts": self.predicts, "guidance": max(self.guidance, 1.0), "size": self.size}
 
     def decode(self, x: Tensor) -> Tensor:
         """Images (B, 3, size, size) float32 in about [-1, 1] of latents (B, C, H, W); gradients pass."""

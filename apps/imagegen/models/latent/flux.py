@@ -56,8 +56,7 @@ class Flux(FlowFamily):
 
     @property
     def prediction_settings(self) -> dict[str, Any]:
-        settings = super().prediction_settings
-        return settings if self.distilled else {**settings, "guidance": None}
+        return {**super().prediction_settings, "guidance": self.guidance if self.distilled else None}
 
     @property
     def shift(self) -> float:

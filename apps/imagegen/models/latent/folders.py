@@ -36,6 +36,7 @@ def family_of_folder(folder: Path) -> tuple[type[Family], dict[str, Any]]:
             "get it again"
         ) from None
     kind = family_of(name, str(folder))
+    _check_harmless(folder)
     for part, value in components.items():
         if part in kind.unused or value == (None, None):
             continue
@@ -49,6 +50,16 @@ def family_of_folder(folder: Path) -> tuple[type[Family], dict[str, Any]]:
     if lacking:
         raise UserError(f"expected a complete {name} in {folder}, got one without {', '.join(lacking)}; get it again")
     return kind, components
+
+
+def _check_harmless(folder: Path) -> None:
+    """Raise UserError for what older versions of diffusers run or follow unasked: code beside a component, an index
+    within one, and lists of weights that leave their folder or name pickles."""
+    strange = [*folder.glob("None.py"), *folder.glob("*/*.py"), *folder.glob(f"*/{INDEX}")]
+    if strange:
+        raise UserError(f"expected a pipeline without code of its own, got {strange[0]}; no other code is loaded")
+    for path in sorted(folder.glob("*/*.safetensors.index*.json")):
+        shards_of(path)
 
 
 def family_of(pipeline: str, where: str) -> type[Family]:
@@ -78,19 +89,30 @@ def weights_of(folder: Path) -> list[Path]:
         f"{stem}.index.json" if variant is None else f"diffusion_pytorch_model.safetensors.index.{variant}.json"
     )
     if split.is_file():
-        try:
-            names = sorted(set(json.loads(split.read_text("utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(
-                f"expected a list of weights in {split}, got something else ({error}); get it again"
-            ) from None
-        return [folder / Path(name).name for name in names]
+        return shards_of(split)
     return [folder / stem]
 
 
-def variant_of(folder: Path) -> str | None:
+def shards_of(split: Path) -> list[Path]:
+    """The files that a list of weights names, which lie beside it.
+
+    Raises:
+        UserError: it is no such list, or names others.
+    """
+    try:
+        names = sorted(set(json.loads(split.read_text("utf-8"))["weight_map"].values()))
+        if any(name != Path(name).name or not name.endswith(".safetensors") for name in names):
+            raise ValueError("files elsewhere or of another kind")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"expected a list of safetensors files beside it in {split}, got something else ({error}); get it again"
+        ) from None
+    return [split.with_name(name) for name in names]
+
+
+def variant_of(folder: Path, stem: str = "diffusion_pytorch_model") -> str | None:
     """Name of the only variant of the weights where the plain ones are not there, e.g. "fp16"."""
-    names = [path.name for path in folder.glob("diffusion_pytorch_model*.safetensors")]
+    names = [path.name for path in folder.glob(f"{stem}*.safetensors")]
     if not names or any(name.split(".")[1].startswith("safetensors") or "-of-" in name.split(".")[0] for name in names):
         return None
     found = sorted({name.split(".")[1].split("-")[0] for name in names})

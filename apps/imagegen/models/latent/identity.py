@@ -54,7 +54,7 @@ def identity_of_folder(folder: Path) -> str:
     weights = [path for path in files if path.suffix == ".safetensors"]
     digest = hashlib.sha256(identity_of_files(weights).encode())
     for path in files:
-        if path.suffix in (".json", ".txt", ".model") and "index" not in path.suffixes[0]:
+        if path.suffix in (".json", ".txt", ".model") and ".index" not in path.suffixes:  # which lists the split
             with path.open("rb") as file:
                 digest.update(f"{path.relative_to(folder)}:{hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from apps.imagegen.models.frozen_model import DTYPES, Precision
+from apps.imagegen.models.frozen_model import DTYPES, Precision, check_precision
 from apps.imagegen.models.latent.catalogue import CATALOGUE, INDEX, is_latent
 from apps.imagegen.models.latent.diffusion import DiffusionFamily, table_of
 from apps.imagegen.models.latent.extra import dtype_keyword, quiet, require
@@ -55,8 +55,8 @@ def load_latent(
         name_or_path: a name of `CATALOGUE`, a folder that `save_pretrained` of a pipeline wrote, or "owner/name" of the
             hub, which is downloaded once.
         device: where network and decoder go.
-        precision: of network, decoder and text encoders; with "float16", which is for CUDA alone, the decoder stays in
-            float32, where decoders overflow.
+        precision: of network, decoder and text encoders; with "float16", which is for CUDA alone, the decoder computes
+            in float32, for decoders overflow, with weights as rounded as the others.
         prompting: prompts, guidance and size.
 
     Raises:
@@ -65,13 +65,14 @@ def load_latent(
     """
     require()
     prompting = prompting or Prompting()
-    _check_precision(precision, device)
+    check_precision(precision, device)
     check_device(str(device))
     prompts = read_prompts(prompting)
     name = str(name_or_path)
     folder = _folder(name)
     kind, index = family_of_folder(folder)
     _check_prompts(kind, prompts, name)
+    weights = identity_of_files(weights_of(folder / kind.network_component))
     with quiet(), enough_memory():
         pipeline = _load(folder, index, kind, DTYPES[precision], kind.text_components)
     entry = CATALOGUE.get(name)
@@ -80,15 +81,14 @@ def load_latent(
     loose = type(pipeline)
     del pipeline
     gc.collect()
-    weights = identity_of_files(weights_of(folder / kind.network_component))
     text = None
     if prompts is not None:
         encoders = hashed({part: identity_of_folder(folder / part) for part in kind.text_components})
         load = partial(_text_pipeline, folder, index, kind, DTYPES[precision])
         text = Text(kind, loose, prompts, prompting, encoders, load, precision, family.doubles)
     card = {"pipeline": loose.__name__, "source": name, **({"note": entry.note} if entry else {})}
-    found = _model(name if entry or "/" not in name else folder.name, family, weights, precision, card, text)
-    return found.to(device)
+    called = name if entry else Path(name).name or folder.resolve().name  # a folder of the hub's is named by a hash
+    return _model(called, family, weights, precision, card, text).to(device)
 
 
 def latent_model(
@@ -108,7 +108,7 @@ def latent_model(
         UserError: see `load_latent`.
     """
     prompting = prompting or Prompting()
-    _check_precision(precision, device)
+    check_precision(precision, device)
     prompts = read_prompts(prompting)
     kind = family_of(type(pipeline).__name__, name)
     _check_prompts(kind, prompts, name)
@@ -137,12 +137,16 @@ def _built(kind: type[Family], pipeline: Any, guidance: float | None, size: int 
     for component, name in ((network, kind.network_component), (decoder, kind.decoder_component)):
         if not isinstance(component, nn.Module):
             raise UserError(f"expected a pipeline with {name}, got none; get a complete one")
+        if any(value.is_meta for value in (*component.parameters(), *component.buffers())):
+            raise UserError(f"expected a pipeline with all weights of {name}, got one that lacks some; get it again")
     config = dict(pipeline.scheduler.config)
     size = kind.default_size(network, decoder) if size is None else size
     multiple = kind.multiple(network, decoder)
     if size < multiple or size % multiple:
         raise UserError(f"expected --size as a multiple of {multiple} pixels for this model, got {size}; change it")
-    guidance = kind.default_guidance(type(pipeline)) if guidance is None else guidance
+    guidance = kind.default_guidance(type(pipeline)) if guidance is None else float(guidance)
+    if guidance > 1 and not kind.guided:
+        raise UserError(f"expected no --guidance for a model without texts or classes, got {guidance}; leave it out")
     if not 0 <= guidance < float("inf"):
         raise UserError(f"expected --guidance of at least 0, got {guidance}; 1 is none")
     with quiet():
@@ -151,13 +155,6 @@ def _built(kind: type[Family], pipeline: Any, guidance: float | None, size: int 
     if issubclass(kind, DiffusionFamily):
         table_of(config)
     return kind(network, decoder, config, size, guidance)
-
-
-def _check_precision(precision: str, device: torch.device | str) -> None:
-    if precision not in DTYPES:
-        raise UserError(f"expected a precision among {', '.join(DTYPES)}, got {precision!r}; choose one")
-    if precision == "float16" and torch.device(device).type != "cuda":
-        raise UserError(f"expected --device cuda with precision float16, got {device}; take bfloat16 or float32")
 
 
 def _check_prompts(kind: type[Family], prompts: Prompts | None, name: str) -> None:
@@ -195,15 +192,17 @@ def _load(
     folder: Path, index: Mapping[str, Any], kind: type[Family], dtype: torch.dtype, without: Sequence[str]
 ) -> Any:
     """A pipeline with its components but those of `without` and those that are never used."""
-    dropped = {part: None for part in (*without, *kind.unused) if part in index}
-    if "safety_checker" in dropped:
-        dropped["requires_safety_checker"] = False  # pyright: ignore
-    variant = variant_of(folder / kind.network_component) if kind.network_component not in without else None
+    given: dict[str, Any] = {part: None for part in (*without, *kind.unused) if part in index}
+    if "safety_checker" in given:
+        given["requires_safety_checker"] = False
+    variant = variant_of(folder / kind.network_component)
     try:
+        wanted = [part for part in kind.text_components if part in index and part not in given]
+        given |= {part: found for part in wanted if (found := _encoder(folder / part, index[part], dtype)) is not None}
         return pipeline_class(kind).from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, variant=variant, **{dtype_keyword(): dtype}, **dropped
+            folder, use_safetensors=True, local_files_only=True, variant=variant, **{dtype_keyword(): dtype}, **given
         )
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, UserError):
         raise
     except Exception as error:  # of whatever kind diffusers, transformers or a file brings
         reason = " ".join(str(error).split())[:200]
@@ -211,6 +210,30 @@ def _load(
             f"expected a pipeline in {folder}, got one that cannot be loaded ({type(error).__name__}: {reason}); "
             "get it again"
         ) from None
+
+
+def _encoder(folder: Path, named: Sequence[str], dtype: torch.dtype) -> nn.Module | None:
+    """A text encoder, all of whose weights are in its folder: transformers draws others at random. None of a tokenizer.
+
+    Raises:
+        UserError: some are not there.
+    """
+    import transformers
+
+    kind: Any = getattr(transformers, named[1], None) if named[0] == "transformers" else None
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        return None
+    load: Any = kind.from_pretrained
+    network, report = load(
+        folder, use_safetensors=True, local_files_only=True, variant=variant_of(folder, "model"), torch_dtype=dtype,
+        output_loading_info=True,
+    )  # fmt: skip
+    lacking = [*report["missing_keys"], *report["mismatched_keys"]]
+    if lacking:
+        raise UserError(
+            f"expected all weights of the text encoder in {folder}, got {len(lacking)} too few; get it again"
+        )
+    return network
 
 
 def _text_pipeline(folder: Path, index: Mapping[str, Any], kind: type[Family], dtype: torch.dtype) -> Any:

@@ -16,7 +16,7 @@ from apps.imagegen.models.latent.flow import FlowFamily
 from apps.imagegen.models.latent.prompts import Prompts
 from apps.imagegen.models.latent.text import Text, no_prompts
 from apps.imagegen.models.memory import enough_memory
-from apps.imagegen.models.seeds import drawn_class, unit_noise
+from apps.imagegen.models.seeds import FIRST_SEED, drawn_class, unit_noise
 from core.parametrizations import Target
 from data_tools.cli import UserError
 
@@ -135,8 +135,8 @@ class LatentModel:
         data: Tensor | None = None,
         seed: int | None = None,
     ) -> Tensor:
-        """See `FrozenModel.grid`. "shifted" has the pipeline's own shift. GITS searches with the first prompts, or
-        classes, of `x_T`'s number."""
+        """See `FrozenModel.grid`. "shifted" has the pipeline's own shift. GITS searches with the first prompts to train
+        on, or classes, of `x_T`'s number."""
         if name in core.GRIDS and name not in self.grids:
             raise ValueError(
                 f"expected a grid among {', '.join(self.grids)} for {self.name}, got {name!r}; choose one of these"
@@ -177,7 +177,8 @@ class LatentModel:
     def texts(self, seeds: Sequence[int]) -> tuple[str, ...] | None:
         if self.text is None:
             return None
-        return tuple(self.text.prompts.all[row] for row in self.text.rows(seeds))
+        texts = self.text.prompts.all
+        return tuple(texts[row] for row in self.text.rows(seeds))
 
     def prepare(self, seeds: Sequence[int]) -> None:
         """Encode the prompts of these seeds that never were."""
@@ -258,4 +259,5 @@ class LatentModel:
             return (torch.arange(len(x)) % self.label_dim).reshape(-1, 1)
         if not self.family.text_components:
             return None
-        return (torch.arange(len(x)) % len(self._needed_text().prompts.all)).reshape(-1, 1)
+        seeds = range(FIRST_SEED, FIRST_SEED + len(x))  # none of a prompt for evaluation
+        return torch.tensor(self._needed_text().rows(seeds)).reshape(-1, 1)

@@ -72,7 +72,8 @@ class Text:
         Raises:
             UserError: the text encoder cannot be loaded; the cache cannot be written.
         """
-        jobs = [(self._positive, [self.prompts.all[row] for row in rows], False)]
+        texts = self.prompts.all
+        jobs = [(self._positive, [texts[row] for row in rows], False)]
         if self.guided:
             jobs.append((self._negative, [self.negative], True))
         self._fill(jobs, device)
@@ -101,7 +102,8 @@ class Text:
     def read(self, rows: Sequence[int], device: torch.device) -> tuple[Condition, Condition | None]:
         """Conditions (B, ...) of these rows and of guidance's second evaluation (1, ...), on the device."""
         self.prepare(rows, device)
-        found = self._positive.read([self.prompts.all[row] for row in rows])
+        texts = self.prompts.all
+        found = self._positive.read([texts[row] for row in rows])
         return _on(found, device), self.read_negative(device) if self.guided else None
 
     def read_negative(self, device: torch.device) -> Condition:

@@ -18,6 +18,7 @@ class Unconditional(DiffusionFamily):
     pipelines: ClassVar[tuple[str, ...]] = ("LDMPipeline",)
     network_component: ClassVar[str] = "unet"
     decoder_component: ClassVar[str] = "vqvae"
+    guided: ClassVar[bool] = False
 
     @staticmethod
     def default_size(network: Any, decoder: Any) -> int:
@@ -47,6 +48,7 @@ class ByClass(Unconditional):
     name: ClassVar[str] = "latent-diffusion-by-class"
     pipelines: ClassVar[tuple[str, ...]] = ("LatentClassPipeline",)
     decoder_component: ClassVar[str] = "vae"
+    guided: ClassVar[bool] = True
 
     @property
     def classes(self) -> int:
