@@ -131,7 +131,7 @@ def budget(spec: MethodOptions, clean: bool = False) -> Budget:
                 return Budget(steps, afs, points)
     calls = calls_of(spec, parallel[0])
     saved = clean * (calls - 1) - spec.denoise
-    possible = [s * calls - afs - saved for s in range(1, 4) for afs in sorted(starts, reverse=True)]
+    possible = sorted({s * calls - afs - saved for s in range(1, 4) for afs in starts})
     possible = [str(number) for number in possible if number > 0]
     raise UserError(
         f"expected --nfe {', '.join(possible)}, ... for {spec.solver}, which calls the network "

@@ -21,7 +21,8 @@ from apps.imagegen.scored import ERROR, Scored, interval_kind, over_blocks
 from core.fitting import write_atomically
 from core.intervals import Interval
 
-TABLE_WIDTH = 100
+TABLE_WIDTH, MOST_WIDTH = 100, 1000
+"""Columns of a terminal that a table is printed for at least, and at most: what is cut off would be wrong numbers."""
 NAMES = ("precision", "recall")
 
 
@@ -42,11 +43,10 @@ def compare(scored: Sequence[Scored]) -> list[tuple[Scored, Scored, Interval]]:
 
 def show(evaluator: Evaluator, scored: Sequence[Scored]) -> None:
     """Print the methods' scores, their differences and what they are of."""
-    out = Console()
-    out = out if out.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)  # a pipe has 80 columns
     table = _table(evaluator, scored)
-    if out.width < (wide := out.measure(table).minimum):
-        out = Console(width=wide)
+    wide = max(TABLE_WIDTH, Console(width=MOST_WIDTH).measure(table).maximum)  # a pipe has 80 columns
+    out = Console()
+    out = out if out.width >= wide else Console(width=wide)
     out.print(table)
     for one, first, difference in compare(scored):
         line = f"{one.sampler.label} minus {first.sampler.label}: {_shown(difference, '+')}"
@@ -96,6 +96,8 @@ def _notes(evaluator: Evaluator, scored: Sequence[Scored]) -> list[str]:
     each = f"{blocks} of {evaluator.samples} images, the same seeds for all"
     if evaluator.features is not None and evaluator.reference is not None:
         interval = "Student's t over blocks" if evaluator.blocks > 1 else "none, for there is one block"
+        if evaluator.blocks > 1 and scored[0].independent < evaluator.blocks * evaluator.samples:
+            interval += " of the same prompts, so of noise alone"
         notes.append(
             f"features: {evaluator.features.name}; {each}; intervals: {interval}. "
             "Distances grow with fewer images: compare equal numbers."
@@ -113,6 +115,12 @@ def _notes(evaluator: Evaluator, scored: Sequence[Scored]) -> list[str]:
     if prompts is not None:
         used = scored[0].independent
         notes.append(f"prompts: {used} of the {len(prompts.evaluation)} for evaluation in {prompts.name}")
+        notes += [
+            f"{one.label} was trained with other prompts or another split of them, so that some of these may be among "
+            "those it was trained on: give the --prompts and --train_prompts of its training"
+            for one in scored
+            if one.trained_with not in ("", prompts.fingerprint)
+        ]
     guidance = scored[0].guidance
     if guidance > 1:
         notes.append(f"guidance makes {guidance} network calls of an evaluation: NFE counts evaluations, as papers do")
@@ -122,7 +130,7 @@ def _notes(evaluator: Evaluator, scored: Sequence[Scored]) -> list[str]:
 def _over_images(one: Scored) -> str:
     """Which intervals of single images are, and over what."""
     units = "images" if one.groups is None else "prompts"
-    return f"{interval_kind(one.independent)} over {one.independent} {units}"
+    return f"{interval_kind(one.independent)} over {one.independent} {units[: -1 if one.independent == 1 else None]}"
 
 
 def _teacher(evaluator: Evaluator) -> str:
@@ -209,6 +217,7 @@ def _row(evaluator: Evaluator, one: Scored) -> dict[str, Any]:
         "method": one.sampler.name,
         "trained": one.sampler.trained,
         "teacher": one.teacher,
+        "prompts_of_training": one.trained_with or None,
         "nfe": one.evaluations,
         "network_calls": one.nfe,
         "afs": one.sampler.afs,

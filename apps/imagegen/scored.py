@@ -10,6 +10,7 @@ from torch import Tensor
 
 from apps.imagegen.metrics import PrecisionRecall
 from apps.imagegen.sampling import Sampler
+from core import Card
 from core.intervals import Interval, bootstrap_mean, student_mean
 
 ERROR = "endpoint error"
@@ -56,6 +57,12 @@ class Scored:
     @property
     def label(self) -> str:
         return f"teacher {self.sampler.label}" if self.teacher else self.sampler.label
+
+    @property
+    def trained_with(self) -> str:
+        """Fingerprint of the prompts that the solver was trained with, after its card; empty where that has none."""
+        card: Card | None = getattr(self.sampler.solver, "card", None)
+        return "" if card is None else str(card.extra.get("prompts", ""))
 
     @property
     def evaluations(self) -> int:

@@ -130,7 +130,8 @@ def load_trained(model: FrozenModel, path: str) -> tuple[core.Solver, core.Card]
     if card is None or card.field_identity != model.identity:
         raise UserError(
             f"expected a solver trained for the model {model.name} ({model.identity[:12]}), got {path}, trained for "
-            f"{'none' if card is None else card.field_identity[:12]}; train one with python -m apps.imagegen.train"
+            f"{'none' if card is None else card.field_identity[:12]}{_alike(model, card)}; train one with "
+            "python -m apps.imagegen.train"
         )
     residual = getattr(solver, "residual", None)
     if isinstance(residual, SpanLiftResidual) and residual.config.channels != model.channels:
@@ -139,6 +140,12 @@ def load_trained(model: FrozenModel, path: str) -> tuple[core.Solver, core.Card]
             f"{residual.config.channels} in {path}; train it again"
         )
     return _on(model, solver), card
+
+
+def _alike(model: FrozenModel, card: core.Card | None) -> str:
+    """What may differ where a solver was trained for a model of the same name."""
+    same = card is not None and card.extra.get("model") == model.name
+    return ", of this name with other weights, guidance or size" if same else ""
 
 
 def _trained(model: FrozenModel, spec: MethodOptions) -> Method:

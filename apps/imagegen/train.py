@@ -93,6 +93,8 @@ def train(
         "grid": method.grid.tolist(),
         "start": fingerprint(method.solver),  # with the numbers of a trained base
     }
+    if model.conditions:
+        identity["conditions"] = model.conditions
     if on_cuda(model):
         torch.cuda.reset_peak_memory_stats(model.device)
     try:
@@ -140,6 +142,8 @@ def _save(
     local = {"out", "base_path", "device", "devices", "model", "data", "prompts", "text_cache"}
     if model.conditions:
         extra = {**extra, "conditions": model.conditions}
+    if model.prompts is not None:
+        extra = {**extra, "prompts": model.prompts.fingerprint}  # of their split: says what is held out
     described: dict[str, Any] = {
         **extra,
         "command": {key: value for key, value in written(options).items() if key not in local},

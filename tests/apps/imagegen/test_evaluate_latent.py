@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
+import core
 from apps.imagegen.evaluate import EvaluateOptions, main
 from apps.imagegen.methods import MethodOptions
 from apps.imagegen.models import load_model
@@ -139,8 +140,17 @@ def test_teacher_base_and_trained_solvers_stand_side_by_side(
     model = load_model(str(sana), prompting=prompting)
     for name in ("dyweight", "spanlift"):
         put_solver(model, tmp_path / name, MethodOptions(name, 2))
+    other = load_prompts(prompts, 4).fingerprint
+    written = core.load(tmp_path / "dyweight")
+    card = written.card  # pyright: ignore[reportAttributeAccessIssue]
+    core.save(
+        tmp_path / "dyweight", written,  # pyright: ignore[reportArgumentType]
+        grid=card.grid, field_identity=model.identity, supervision="teacher", loss="mse",
+        extra={**card.extra, "prompts": other},
+    )  # fmt: skip
     solvers = f"ipndm,{tmp_path / 'dyweight'},{tmp_path / 'spanlift'}"
     words = ("--solver", solvers, "--scores", "clip", "--teacher_nfe", "5", "--reference", str(reference))
+    words += ("--samples", "4", "--blocks", "2")
     done = run_here("apps.imagegen.evaluate", *line(*words))
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "e.json").read_text())
@@ -158,6 +168,12 @@ def test_teacher_base_and_trained_solvers_stand_side_by_side(
         assert low <= comparison["scores"]["clip"]["value"] <= high
     assert "dyweight 2 minus ipndm 2, clip:" in done.stdout
     assert f"clip: {Redness.name}" in done.stdout
+    assert "…" not in done.stdout
+    said = " ".join(done.stdout.split())
+    assert "Student's t over blocks of the same prompts, so of noise alone" in said  # 8 images of 6 prompts
+    assert "dyweight 2 was trained with other prompts or another split" in said
+    assert "spanlift 2 was trained with" not in said
+    assert [row["prompts_of_training"] for row in content["rows"]] == [None, other, None, None]
 
 
 def options(model: Path, file: Path, folder: Path, /, **changes: object) -> EvaluateOptions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 import core
 from apps.imagegen.methods import BASES, Budget, MethodOptions, budget, grid_name
 from apps.imagegen.models import FrozenModel, load_model
+from apps.imagegen.models.latent.text import Text
 from apps.imagegen.prompt_options import PromptOptions
 from apps.imagegen.solvers import build_method
 from apps.imagegen.train_options import default_teacher
@@ -121,6 +122,24 @@ def test_searched_grids_are_of_the_model(models: Models, monkeypatch: pytest.Mon
         grid = build_method(models(kind), MethodOptions("ipndm", 2, grid=name)).grid
         assert len(grid) == 3
         assert bool((grid.diff() < 0).all())
+
+
+def test_searched_grids_see_no_prompt_for_evaluation(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apps.imagegen.solvers.SEARCH_SAMPLES", 14)  # more than there are to train on
+    read, seen = Text.read, set()
+
+    def watched(text: Text, rows: Sequence[int], device: torch.device) -> object:
+        seen.update(rows)
+        return read(text, rows, device)
+
+    monkeypatch.setattr(Text, "read", watched)
+    build_method(models("sana"), MethodOptions("ipndm", 2, grid="gits"))
+    assert seen == set(range(12))
+
+
+def test_calls_that_are_possible_are_told_once_each() -> None:
+    with pytest.raises(UserError, match=r"expected --nfe 1, 2, 3, \.\.\. for ipndm"):
+        budget(MethodOptions("ipndm", 0))
 
 
 def test_dyweight_of_flows_has_bounded_time_scales(models: Models) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 import torch
@@ -139,6 +140,19 @@ def test_pairs_are_the_teachers_endpoints_and_know_their_conditions(
     capsys.readouterr()
 
 
+def test_a_run_does_not_go_on_with_other_prompts(quick: Options, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even where the pairs of the first are gone, as their refusal advises."""
+    options = quick("sana", solver="dyweight")
+    train.main(options)
+    model = load(options)
+    assert model.prompts is not None
+    assert core.load(options.out).card.extra["prompts"] == model.prompts.fingerprint  # pyright: ignore
+    rmtree(Path(options.out) / "pairs")
+    with pytest.raises(UserError, match="to belong to this run, got another configuration"):
+        train.main(replace(options, train_prompts=5))
+    capsys.readouterr()
+
+
 def test_memory_of_a_gradient_does_not_grow_with_the_steps(quick: Options) -> None:
     """What autograd keeps, in bytes: rematerialised a few states a step, else all activations of the network."""
     model = load(quick("sana"))
@@ -173,7 +187,7 @@ def test_memory_of_a_gradient_does_not_grow_with_the_steps(quick: Options) -> No
 
 
 def test_a_network_in_low_precision_is_trained_for(quick: Options) -> None:
-    options = quick("sana", precision="bfloat16", solver="dyweight", loss="mse=1,features=0.1")
+    options = quick("sana", precision="bfloat16", solver="dyweight", loss="mse=1,features=0.1", batch=1, held_out=1)
     train.main(options)
     assert all(value.isfinite().all() for value in load_file(Path(options.out) / "solver.safetensors").values())
     model = options.load(options.model, "cpu", "bfloat16")
@@ -265,7 +279,7 @@ def test_mistakes_are_told_before_anything_is_trained(
 def test_the_command_as_a_user_runs_it(
     quick: Options, run_cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    options = quick("flux", solver="dyweight", loss=None)
+    options = quick("flux", solver="dyweight", loss=None, iterations=1, batch=1, held_out=1)
     words = command(options)[3:]
     words = [word for word, before in zip(words, ["", *words], strict=False) if "--loss" not in (word, before)]
     done = run_cli("apps.imagegen.train", *words)
