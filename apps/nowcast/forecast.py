@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 from apps.nowcast.evaluate import SHIPPED_SOLVERS
 from apps.nowcast.forecasting.clock import Deadline
 from apps.nowcast.forecasting.ensemble import Ensemble
+from apps.nowcast.forecasting.extrapolation import warm_up
 from apps.nowcast.forecasting.inputs import open_source, read_scene
 from apps.nowcast.forecasting.options import ForecastOptions, check, pictures_of
 from apps.nowcast.forecasting.production import Nowcast, Order, Report, produce
@@ -73,6 +75,8 @@ def main(options: ForecastOptions) -> None:
     """
     check(options)
     service = Service.load(options)
+    if options.deadline is not None:
+        warm_up()
     if options.watch is None:
         deadline = _deadline(options, time.monotonic())
         at = parse_utc(options.time, "--time") if options.time else None
@@ -114,10 +118,13 @@ def _serve(options: ForecastOptions, service: Service, scene: Scene, out: Path, 
     )  # fmt: skip
     order = Order(
         options.members, options.seed, options.thresholds, options.mean, service.checkpoints,
-        command=f"python -m apps.nowcast.forecast {' '.join(sys.argv[1:])}".strip(), institution=options.institution,
+        command=f"python -m apps.nowcast.forecast {shlex.join(sys.argv[1:])}".strip(), institution=options.institution,
     )  # fmt: skip
-    with progress_bar() as bar:
-        nowcast = produce(out, ensemble, order, deadline, _reporting(bar))
+    try:
+        with progress_bar() as bar:
+            nowcast = produce(out, ensemble, order, deadline, _reporting(bar))
+    except FloatingPointError as error:
+        raise UserError(str(error)) from error
     seconds = time.monotonic() - (deadline.start if deadline else began)
     written = [out]
     if options.plot:

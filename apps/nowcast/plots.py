@@ -77,7 +77,7 @@ def plot_nowcasts(
             left = _LABELS + column * (_PANEL + _GAP)
             box = (left / size[0], top / size[1], _PANEL / size[0], panel_height / size[1])
             axes = figure.add_axes(box)
-            draw_frame(axes, frame, scale)  # row 0 at the top, as in the archives' own images
+            draw_frame(axes, frame, scale, north_up=scale.north_up)
             if row < 2:
                 axes.set_title(_lead_label((first + column) * step_minutes), fontsize=9, pad=3)
     _colour_bar(figure, size, scale)

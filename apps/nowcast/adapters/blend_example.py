@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter, shift
 from apps.nowcast.adapters.nowcasting import PystepsNowcast
 from apps.nowcast.adapters.units import LEAST_RATE, from_rate, to_rate
 from apps.nowcast.baselines import without_gaps
-from apps.nowcast.data import SPLIT_SEEDS
+from apps.nowcast.data import SEEDS, SPLIT_SEEDS
 from apps.nowcast.plots import plot_nowcasts
 from apps.nowcast.pysteps_calls import quietly, require_pysteps
 from data_tools.cli import UserError, check_outputs, console, run
@@ -62,8 +62,10 @@ def main(options: BlendOptions) -> None:
     Raises:
         UserError: pysteps is not installed; model, solver or output are not what they should be.
     """
-    if options.members < 1 or options.seed < 0:
-        raise UserError(f"expected --members of 1 and --seed of 0 or more, got {options.members} and {options.seed}")
+    if options.members < 1 or not 0 <= options.seed < SEEDS:
+        raise UserError(
+            f"expected --members of 1 or more and --seed from 0 to {SEEDS - 1}, got {options.members} and {options.seed}"
+        )
     check_outputs([Path(options.out)], options.overwrite)
     require_pysteps("blending")
     nowcast = PystepsNowcast.load(options.model, options.solver, options.device)

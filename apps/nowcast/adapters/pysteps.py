@@ -31,6 +31,7 @@ from data_tools.quantities import RAINFALL_RATE
 __all__ = ["from_pysteps", "register", "to_pysteps"]
 
 _ORDER = ("realization", "time", "y", "x")
+_BEGUN = "forecast_reference_time"
 
 
 def to_pysteps(
@@ -44,10 +45,13 @@ def to_pysteps(
         unit, transform: of the array; dBZ by Z = 200 R^1.6.
 
     Returns:
-        (array float64 of the same dimensions, rows as they are in the dataset, NaN missing; metadata).
+        (array float64 of the same dimensions, rows as they are in the dataset, NaN missing; metadata). `accutime` is
+        the time between frames; of one frame alone its lead time, or the store's step, or None where nothing tells.
+        When the forecast began stands in the metadata as `forecast_reference_time`, which pysteps leaves alone.
 
     Raises:
-        ValueError: no rain rates, more events than one, uneven axes, an unknown grid mapping, unit or transform.
+        ValueError: no rain rates, more events than one, uneven axes or times, depths of an unknown time, an unknown grid
+            mapping, unit or transform.
     """
     if RAINFALL_RATE.name not in dataset:
         raise ValueError(
@@ -58,13 +62,13 @@ def to_pysteps(
     if not set(variable.dims) <= set(_ORDER) or not {"y", "x"} <= set(variable.dims):
         raise ValueError(f"expected dimensions among {', '.join(_ORDER)}, got {variable.dims}; choose an event by isel")
     times = _times(dataset)
-    step = float(np.diff(times[:2]).astype("timedelta64[s]").astype(float)[0] / 60.0) if len(times) > 1 else 5.0
     rate = variable.transpose(*(name for name in _ORDER if name in variable.dims)).to_numpy()
-    values, metadata = from_rate(rate, unit, transform, step)
+    values, metadata = from_rate(rate, unit, transform, _step_minutes(dataset, times))
     x, y = _axis(dataset, "x"), _axis(dataset, "y")
     width, height = x[1] - x[0], abs(y[1] - y[0])
     mapping = dataset["crs"].attrs if "crs" in dataset.variables else {}
-    return values, metadata | {
+    begun = {"forecast_reference_time": _datetime(dataset[_BEGUN].to_numpy())} if _BEGUN in dataset.variables else {}
+    return values, metadata | begun | {
         "projection": proj4_of(mapping),
         "x1": x[0] - width / 2, "x2": x[-1] + width / 2,
         "y1": y.min() - height / 2, "y2": y.max() + height / 2,
@@ -84,7 +88,8 @@ def from_pysteps(
     Args:
         precip: (rows, columns), (times, rows, columns) or (members, times, rows, columns), NaN missing.
         metadata: of pysteps' importers; `timestamps` are taken for the valid times where there is one for each frame.
-        start: when the forecast began, UTC; a step before the first valid time by default.
+        start: when the forecast began, UTC; by default what `to_pysteps` left in the metadata, else a step before the
+            first valid time.
         step_minutes: between frames; `accutime` by default.
 
     Returns:
@@ -98,7 +103,7 @@ def from_pysteps(
     if not 2 <= values.ndim <= 4:
         raise ValueError(f"expected rain of 2 to 4 dimensions, got shape {values.shape}")
     values = values.reshape((1,) * (4 - values.ndim) + values.shape)
-    begun, valid = _valid_times(values.shape[1], metadata, start, step_minutes)
+    begun, valid = _valid_times(values.shape[1], metadata, start or metadata.get(_BEGUN), step_minutes)
     layout = Layout(RAINFALL_RATE, _place(values.shape[2:], metadata), begun, valid, len(values))
     variables = {}
     for name, each in layout.variables.items():
@@ -151,6 +156,19 @@ def _times(dataset: xr.Dataset) -> np.ndarray:
     if times.dtype.kind != "M":
         raise ValueError(f"expected times that xarray has decoded, got {times.dtype}; open with decode_times=True")
     return times.astype("datetime64[s]")
+
+
+def _step_minutes(dataset: xr.Dataset, times: np.ndarray) -> float | None:
+    steps = np.diff(times).astype("timedelta64[s]").astype(np.float64)
+    if len(steps):
+        if not (steps == steps[0]).all() or steps[0] <= 0:
+            raise ValueError(f"expected evenly spaced, rising times, got steps of {steps[:5]} seconds and so on")
+        return float(steps[0]) / 60.0
+    if len(times) and _BEGUN in dataset.variables:
+        lead = (times[0] - dataset[_BEGUN].to_numpy()).astype("timedelta64[s]").astype(np.float64)
+        return float(lead) / 60.0
+    seconds = dataset.attrs.get("time_step_seconds")
+    return None if seconds is None else float(seconds) / 60.0
 
 
 def _datetime(time: np.datetime64) -> datetime:

@@ -8,6 +8,7 @@ and depths are ten times their decadic logarithm; dBZ is a logarithm with or wit
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -46,8 +47,11 @@ def to_rate(values: np.ndarray, metadata: Mapping[str, Any]) -> np.ndarray:
     return amounts.astype(np.float32)
 
 
-def from_rate(rate: np.ndarray, unit: Unit, transform: Transform, minutes: float) -> tuple[np.ndarray, dict[str, Any]]:
-    """(values float64, metadata of the values) of rain rates in mm/h; `minutes` are those that a depth adds up.
+def from_rate(
+    rate: np.ndarray, unit: Unit, transform: Transform, minutes: float | None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """(values float64, metadata of the values) of rain rates in mm/h; `minutes` are those that a depth adds up, None
+    where they are unknown, as for rates they may be.
 
     Raises:
         ValueError: another unit or transform, or depths of no time.
@@ -72,6 +76,6 @@ def from_rate(rate: np.ndarray, unit: Unit, transform: Transform, minutes: float
 
 def _minutes(metadata: Mapping[str, Any]) -> float:
     minutes = metadata.get("accutime")
-    if not isinstance(minutes, (int, float)) or not minutes > 0:
+    if not isinstance(minutes, Real) or not minutes > 0:
         raise ValueError(f"expected accutime in minutes for depths in mm, got {minutes!r}")
     return float(minutes)

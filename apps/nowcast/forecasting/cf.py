@@ -41,6 +41,15 @@ _AXES = {
     "y": ("projection_y_coordinate", "latitude", "grid_latitude"),
     "time": ("time",),
 }
+_LENGTHS = {
+    **dict.fromkeys(("km", "kilometre", "kilometer", "kilometres", "kilometers"), 1000.0),
+    **dict.fromkeys(("m", "metre", "meter", "metres", "meters"), 1.0),
+}  # fmt: skip
+"""Metres in a unit of length."""
+
+_GDAL = ("crs_wkt", "spatial_ref", "GeoTransform")
+"""Attributes of a grid mapping that repeat the others, and the grid, in the file's own unit of length."""
+
 _UNEVEN = 0.05
 """Of a pixel: how unevenly coordinates may be spaced, as many files keep them in single precision."""
 
@@ -51,6 +60,7 @@ class CfFile:
 
     Attributes:
         order: indices along its time axis, in the order of time.
+        valid: (lowest, highest) value that is none of a code for missing, before conversion of units.
     """
 
     path: Path
@@ -60,6 +70,7 @@ class CfFile:
     order: np.ndarray
     title: str
     notes: tuple[str, ...]
+    valid: tuple[float, float]
     usual_step: int | None = None
     quantity: Quantity = RAINFALL_RATE
 
@@ -85,7 +96,10 @@ class CfFile:
             times, order, notes = _times(variable, path)
             title = dataset.attrs.get("title") or dataset.attrs.get("source") or path.name
             licence = dataset.attrs.get("license") or dataset.attrs.get("licence") or "licence not told"
-            return cls(path, variable, place, times, order, f"{str(title)[:200]}; {str(licence)[:100]}", notes)
+            about = f"{str(title)[:200]}; {str(licence)[:100]}"
+            if flags := str(variable.attrs.get("ancillary_variables", ""))[:100]:
+                notes += (f"quality flags in {flags} were not looked at",)
+            return cls(path, variable, place, times, order, about, notes, _valid(variable))
 
     @property
     def name(self) -> str:
@@ -93,7 +107,8 @@ class CfFile:
 
     def read(self, index: int) -> tuple[np.ndarray, Place, tuple[str, ...]]:
         with _explained(self.path):
-            values = np.asarray(self.variable[int(self.order[index])].to_numpy(), np.float64)
+            values = np.array(self.variable[int(self.order[index])].to_numpy(), np.float64)
+            values[(values < self.valid[0]) | (values > self.valid[1])] = np.nan
         rate, notes = to_rate(values, self.variable.attrs.get("units", ""), f"{self.variable.name} of {self.path.name}")
         return rate, self.place, notes
 
@@ -150,13 +165,14 @@ def _place(dataset: xr.Dataset, variable: xr.DataArray, path: Path) -> Place:
     _, y, x = (variable[name] if name in variable.coords else None for name in variable.dims)
     if x is None or y is None:
         raise UserError(f"expected coordinates of {', '.join(map(str, variable.dims[1:]))} in {path}, got none")
-    units = str(x.attrs.get("units", "m"))
-    lengths = {"km": 1000.0, "m": 1.0, "metre": 1.0, "meter": 1.0, "metres": 1.0, "meters": 1.0}
-    if not units.startswith("degree") and units not in lengths:
-        raise UserError(f"expected x in m, km or degrees in {path}, got {units[:40]!r}")
-    factor = lengths.get(units, 1.0)
+    units = [str(axis.attrs.get("units", "")).strip() for axis in (x, y)]
+    degrees = [unit.startswith("degree") for unit in units]
+    if degrees[0] != degrees[1] or not all(unit in _LENGTHS or unit.startswith("degree") for unit in units):
+        got = " and ".join(repr(unit[:40]) for unit in units)
+        raise UserError(f"expected x and y in m, km or degrees in {path}, got units {got}: write the attributes")
+    factors = [_LENGTHS.get(unit, 1.0) for unit in units]
     centres = []
-    for axis in (x, y):
+    for axis, factor in zip((x, y), factors, strict=True):
         values = np.asarray(axis.to_numpy(), np.float64) * factor
         steps = np.diff(values)
         if not values.size or not np.isfinite(values).all() or (steps.size and not _even(steps)):
@@ -164,13 +180,35 @@ def _place(dataset: xr.Dataset, variable: xr.DataArray, path: Path) -> Place:
         centres.append(values)
     name = str(variable.attrs.get("grid_mapping") or variable.encoding.get("grid_mapping") or "").partition(":")[0]
     crs = dict(dataset[name].attrs) if name and name in dataset.variables else {}
-    if not crs and units.startswith("degree"):
+    if set(factors) != {1.0}:  # what is told in the file's own unit of length holds no more
+        eastings = zip(("false_easting", "false_northing"), factors, strict=True)
+        crs |= {key: float(crs[key]) * factor for key, factor in eastings if key in crs}
+        crs = {key: value for key, value in crs.items() if key not in _GDAL}
+    if not crs and degrees[0]:
         crs = {
             "grid_mapping_name": "latitude_longitude",
             "semi_major_axis": 6378137.0,
             "inverse_flattening": 298.257223563,
         }
-    return Place(centres[0], centres[1], "degrees" if units.startswith("degree") else "m", crs)
+    return Place(centres[0], centres[1], "degrees" if degrees[0] else "m", crs)
+
+
+def _valid(variable: xr.DataArray) -> tuple[float, float]:
+    """Lowest and highest value that counts, of the attributes valid_range, valid_min and valid_max.
+
+    They are in packed values where the data are packed, unless they are fractions of packed integers (netCDF User
+    Guide, appendix A).
+    """
+    attrs, packing = variable.attrs, variable.encoding
+    given = attrs.get("valid_range", (attrs.get("valid_min", -np.inf), attrs.get("valid_max", np.inf)))
+    low, high = (np.asarray(value) for value in given)
+    scale, offset = (float(packing.get(name, default)) for name, default in (("scale_factor", 1.0), ("add_offset", 0)))
+    integers = np.dtype(packing.get("dtype", variable.dtype)).kind in "iu"
+    ends = [float(end) if integers and end.dtype.kind == "f" else float(end) * scale + offset for end in (low, high)]
+    if integers:  # half a step: ends and values are unpacked in different floating points
+        return min(ends) - abs(scale) / 2, max(ends) + abs(scale) / 2
+    least, greatest = np.array([min(ends), max(ends)]).astype(variable.dtype)  # as the values are rounded
+    return float(least), float(greatest)
 
 
 def _even(steps: np.ndarray) -> bool:

@@ -10,6 +10,9 @@ import numpy as np
 
 from data_tools.cli import UserError
 
+SLACK = 0.02
+"""Of a step: so far the clock of a radar may be off the steps that a model was trained on."""
+
 PUNCTUAL = 0.25
 """Of a step: a frame that is off its time by no more than this counts as there."""
 
@@ -40,7 +43,8 @@ def model_step(times: np.ndarray, known_minutes: Sequence[float], usual: int | N
 
     Args:
         times: of the frames there are, rising.
-        known_minutes: steps that the model was trained on; their range is accepted. Empty where that is not known.
+        known_minutes: steps that the model was trained on; their range, give or take `SLACK`, is accepted. Empty where
+            that is not known.
         usual: what suits the archive where the model does not say.
 
     Raises:
@@ -50,8 +54,8 @@ def model_step(times: np.ndarray, known_minutes: Sequence[float], usual: int | N
     if not known_minutes:
         return step * max(1, (usual or step) // step)
     low, high = 60 * min(known_minutes), 60 * max(known_minutes)
-    multiple = step * max(1, int(np.ceil(low / step - 1e-9)))
-    if multiple > high:
+    multiple = step * max(1, int(np.ceil(low / step - SLACK)))
+    if multiple > high * (1 + SLACK):
         raise UserError(
             f"expected frames {low / 60:g} to {high / 60:g} minutes apart, as in training, got {step / 60:g}; "
             "choose another input or another --model"

@@ -35,6 +35,11 @@ class Deadline:
     def elapsed(self) -> float:
         return self.now() - self.start
 
+    def check_now(self) -> None:
+        """Raise `TooLate` if only the reserve is left, whatever is left to do."""
+        if self.elapsed > self.seconds - self.reserve:
+            raise TooLate(f"sampling was not done after {self.elapsed:.1f} s and was given {self.seconds:g} s")
+
     def check(self, since: float, done: int, total: int) -> None:
         """Raise `TooLate` if work that began at `since` seconds and is done in part will not be done in time.
 

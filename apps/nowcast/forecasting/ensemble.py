@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -111,10 +112,13 @@ class Ensemble:
         return torch.randn((channels, time, height, width), generator=generator).numpy()
 
     @torch.no_grad()
-    def member(self, seed: int, report: Callable[[int], None] = lambda tiles: None) -> tuple[np.ndarray, int]:
+    def member(
+        self, seed: int, report: Callable[[int], None] = lambda tiles: None, pulse: Callable[[], None] = lambda: None
+    ) -> tuple[np.ndarray, int]:
         """((T, H, W) float32 on the quantity's scale, evaluations of the network for each tile).
 
-        Pixels that no frame shows are NaN. `report` is told how many tiles were sampled after each batch of them.
+        Pixels that no frame shows are NaN. `report` is told how many tiles were sampled after each batch of them,
+        `pulse` is called after each evaluation of the network; what they raise ends it.
         """
         height, width = self.scene.frames.shape[1:]
         encoded = np.zeros((self.nowcaster.target_frames, *self.tiling.padded), np.float32)
@@ -124,7 +128,8 @@ class Ensemble:
         for tiles, encoded_tiles in zip(self._batches(), self._latents, strict=True):
             latents = encoded_tiles.to(next(self.nowcaster.parameters()).device)
             x_T = self._cut(noise, tiles, self.tiling.multiple)
-            state = core.integrate(self.nowcaster.field(latents), self._solver(latents), x_T, self.method.grid)
+            with self._pulsing(pulse):
+                state = core.integrate(self.nowcaster.field(latents), self._solver(latents), x_T, self.method.grid)
             frames = self.nowcaster.decode(state.x.float()).clamp(0.0, 1.0).cpu().numpy()
             for tile, forecast in zip(tiles, frames, strict=True):
                 self.tiling.cut(encoded, tile)[...] += self.tiling.weight(tile) * forecast
@@ -134,6 +139,14 @@ class Ensemble:
             frame[:height, :width] = self.scene.quantity.decode(frame[:height, :width])
         encoded[:, :height, :width][:, self.scene.unobserved] = np.nan
         return encoded[:, :height, :width], nfe
+
+    @contextmanager
+    def _pulsing(self, pulse: Callable[[], None]) -> Iterator[None]:
+        hook = self.nowcaster.network.register_forward_hook(lambda *_: pulse())
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _solver(self, latents: Tensor) -> core.Solver:
         assert self.method.solver is not None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from contextlib import redirect_stdout
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -11,6 +10,8 @@ import numpy as np
 from scipy import ndimage
 
 from apps.nowcast.forecasting.scene import Scene
+from apps.nowcast.pysteps_calls import quietly, require_pysteps
+from data_tools.cli import UserError
 from data_tools.motion import displacement
 
 _PAIRS = 3  # of successive frames, the latest, whose median displacement counts
@@ -41,6 +42,12 @@ def advect(frame: np.ndarray, step: tuple[float, float], leads: int) -> np.ndarr
     return np.stack(moved).astype(np.float32)
 
 
+def warm_up() -> None:
+    """Import pysteps where it is installed, which takes seconds that a deadline does not have."""
+    with suppress(UserError):
+        require_pysteps("extrapolation")
+
+
 def extrapolate(scene: Scene, leads: int, use_pysteps: bool | None = None) -> Extrapolation:
     """The last frame moved on.
 
@@ -65,13 +72,10 @@ def extrapolate(scene: Scene, leads: int, use_pysteps: bool | None = None) -> Ex
 
 def _with_pysteps(scene: Scene, filled: np.ndarray, leads: int) -> np.ndarray | None:
     """(leads, H, W) float32, finite; None where pysteps cannot do it, as without rain or on tiny fields."""
-    import warnings
-
     if not filled[-1].any() or min(filled.shape[1:]) < 32:
         return None
     try:
-        with redirect_stdout(io.StringIO()), warnings.catch_warnings():  # it greets its users on import
-            warnings.simplefilter("ignore")
+        with quietly():
             from pysteps import motion as motions
             from pysteps import nowcasts
 

@@ -13,6 +13,8 @@ from apps.nowcast.forecasting.choosing import choose, model_step
 from apps.nowcast.forecasting.events import StoredEvent
 from apps.nowcast.forecasting.scene import FrameSource, Place, Scene
 from data_tools.cli import UserError
+from data_tools.ingest import FORMATS
+from data_tools.quantities import RAIN_FLOOR, RAINFALL_RATE
 
 _NETCDF = {".nc", ".nc4", ".cdf", ".netcdf"}
 
@@ -40,8 +42,10 @@ def open_source(path: str | Path, event: str | None = None, at: np.datetime64 | 
 
 
 def _holds_events(path: Path) -> bool:
-    if path.suffix.lower() == ".csv" or (path.is_dir() and any(path.glob("*.csv"))):
+    if path.suffix.lower() == ".csv":
         return True
+    if path.is_dir() and any(path.glob("*.csv")):  # SEVIR's catalogue, or notes beside radar frames
+        return not any(kind.time_of(file) is not None for file in path.iterdir() for kind in FORMATS.values())
     try:
         attributes = json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]
         return "schema_version" in attributes
@@ -79,6 +83,9 @@ def read_scene(
     stacked = np.stack([frames[index][0] for index in wanted]).astype(np.float32, copy=False)
     if not stacked.size or np.isnan(stacked).all():
         raise UserError(f"expected rain rates up to {choice.times[-1]}, got only missing pixels in {source.name}")
+    most = float(np.nanmax(stacked))
+    if source.quantity is RAINFALL_RATE and 0.0 < most < RAIN_FLOOR:
+        notes.append(f"no pixel reaches {RAIN_FLOOR:g} mm/h, one has {most:.2g}: it is dry, or the units are wrong")
     return Scene(
         stacked, choice.times, step, source.quantity, place, source.name, source.title, choice.substituted, notes
     )

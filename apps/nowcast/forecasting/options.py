@@ -120,6 +120,8 @@ def check(options: ForecastOptions) -> None:
             raise UserError(f"expected a folder to watch, got {options.watch}, which is none")
     elif options.runs:
         raise UserError("expected --watch with --runs, got none: leave --runs out")
+    if options.input and Path(options.out).resolve() == Path(options.input).resolve():
+        raise UserError(f"expected another place to write than the input, got --out {options.out}")
     _ = options.thresholds
     check_device(options.device)
     check_output(Path(options.out), options.overwrite or options.watch is not None)

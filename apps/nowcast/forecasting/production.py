@@ -70,7 +70,8 @@ def produce(
     """Write a nowcast of the ensemble's scene to `path`, whole or not at all.
 
     With a deadline, Lagrangian persistence is at hand before anything is sampled, and is written as the only member as
-    soon as the ensemble is seen to come too late.
+    soon as the ensemble is seen to come too late: at the latest one evaluation of the network after all but the
+    deadline's reserve has gone by.
 
     Raises:
         OSError: the file cannot be written.
@@ -92,7 +93,7 @@ def _sampled(path: Path, ensemble: Ensemble, order: Order, deadline: Deadline | 
     with opened(path, _layout(scene, order, ensemble.nowcaster.target_frames)) as writer:
         collector = _Collector(writer, scene, order, ensemble.nowcaster.target_frames)
         for number, seed in enumerate(seeds):
-            fields, nfe = ensemble.member(seed, pace)
+            fields, nfe = ensemble.member(seed, pace, deadline.check_now if deadline else lambda: None)
             collector.add(number, fields)
             provenance = replace(provenance, nfe=nfe)
         return collector.finish(provenance)
@@ -168,6 +169,8 @@ def _pacing(what: str, total: int, deadline: Deadline | None, tell: Report) -> C
     """What to call with the number of tiles done: it tells of them and sees to the deadline."""
     done, since = 0, deadline.elapsed if deadline else 0.0
     tell(what, 0, total)
+    if deadline is not None and total:
+        deadline.check_now()
 
     def advance(tiles: int) -> None:
         nonlocal done

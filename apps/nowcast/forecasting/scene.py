@@ -18,7 +18,7 @@ class Place:
 
     Attributes:
         x, y: (columns,) and (rows,) float64 pixel centres, evenly spaced, rising or falling, in `units`.
-        units: CF units of the projection coordinates, `degrees` of longitude and latitude.
+        units: CF units of the projection coordinates, `degrees` of longitude and latitude or of a rotated pole's.
         crs: CF grid-mapping attributes; empty where nothing is known.
     """
 
@@ -41,7 +41,12 @@ class Place:
     @property
     def is_geographic(self) -> bool:
         """Whether x and y are longitude and latitude."""
-        return self.units.startswith("degree")
+        return self.units.startswith("degree") and not self.is_rotated
+
+    @property
+    def is_rotated(self) -> bool:
+        """Whether x and y are longitude and latitude of a grid whose pole is elsewhere."""
+        return self.crs.get("grid_mapping_name") == "rotated_latitude_longitude"
 
     @property
     def north_up(self) -> bool:

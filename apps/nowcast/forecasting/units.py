@@ -9,12 +9,16 @@ import numpy as np
 
 from data_tools.cli import UserError
 from data_tools.fmi import rate_of_dbz
+from data_tools.quantities import RAIN_FLOOR
 
 MOST_RAIN = 1000.0
 """mm/h; the heaviest minute ever measured was of 1872 mm/h, no radar pixel of a kilometre is near it."""
 
 STRAY = 0.01
 """Share of the known pixels above `MOST_RAIN` that may be put down to bad pixels; more of them are wrong units."""
+
+FEW = 8
+"""Bad pixels that may be most of the wet ones; where more of them are, it is rain in wrong units."""
 
 
 def _times(factor: float) -> Callable[[np.ndarray], np.ndarray]:
@@ -58,8 +62,9 @@ def to_rate(values: np.ndarray, units: str, what: str) -> tuple[np.ndarray, tupl
             rate[np.isneginf(values)] = 0.0
             rate[np.isnan(values)] = np.nan
         negative, great = rate < 0.0, rate > MOST_RAIN
+        wet = rate >= RAIN_FLOOR
     known = int((~np.isnan(rate)).sum())
-    if great.sum() > STRAY * known:
+    if great.sum() > STRAY * known or great.sum() > max(FEW, 0.5 * wet.sum()):
         share = great.sum() / known
         raise UserError(
             f"expected rain rates up to {MOST_RAIN:g} mm/h in {what}, got more in {share:.1%} of the pixels after "

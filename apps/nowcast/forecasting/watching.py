@@ -41,31 +41,43 @@ def watch(
 
     Args:
         folder: an archive folder; frames may be put into subfolders too.
-        serve: may raise UserError, which is told and does not end the watch.
+        serve: may raise UserError, which is told and does not end the watch; it is called again if the file changes.
         poll: seconds between looks.
         runs: end after so many calls that succeeded; 0 goes on until interrupted.
         complain: told what is wrong, once for each frame.
     """
-    done, size = 0, -1
+    done, told = 0, ""
     served: np.datetime64 | None = None
-    told = ""
+    failed: tuple[Path, tuple[int, int]] | None = None
     while not runs or done < runs:
         newest, problem = _newest(folder)
         if problem and problem != told:
             complain(problem)
             told = problem
-        if newest is not None and (served is None or newest[0] > served):
-            seen = time.monotonic()
-            while size != (size := newest[1].stat().st_size if newest[1].exists() else -1):
-                sleep(min(poll, 0.2))  # a file that grows is still being written
-            served, size = newest[0], -1
-            try:
-                serve(Landed(newest[0], seen))
-                done += 1
-            except UserError as error:
-                complain(str(error))
+        fresh = newest is not None and (served is None or newest[0] > served)
+        if newest is None or not fresh or (newest[1], state := _state(newest[1])) == failed:
+            sleep(poll)
             continue
-        sleep(poll)
+        seen = time.monotonic()
+        before = None
+        while state != before:
+            sleep(min(poll, 0.2))  # a file that grows is still being written
+            before, state = state, _state(newest[1])
+        try:
+            serve(Landed(newest[0], seen))
+            done, served = done + 1, newest[0]
+        except UserError as error:
+            failed = newest[1], state  # its writer may have paused: once more when the file has changed
+            complain(str(error))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """(size, time of change) of a file; of one that is not there, below 0."""
+    try:
+        found = path.stat()
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
 
 
 def _newest(folder: Path) -> tuple[tuple[np.datetime64, Path] | None, str]:

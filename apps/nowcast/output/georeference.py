@@ -73,8 +73,9 @@ def longitude_latitude(place: Place) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     from pyproj import Transformer
 
-    # to the projection's own ellipsoid: no shift of datum is meant
-    transformer = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+    # to the projection's own ellipsoid: no shift of datum is meant. A rotated pole's own geodetic system is itself
+    unrotated = crs.source_crs if place.is_rotated else crs.geodetic_crs
+    transformer = Transformer.from_crs(crs, unrotated, always_xy=True)
     longitude, latitude = np.empty(place.shape), np.empty(place.shape)
     for first in range(0, place.shape[0], _ROWS):
         rows = slice(first, first + _ROWS)

@@ -119,9 +119,10 @@ class Layout:
                 "y": {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north", "axis": "Y"},
             }
         else:
+            named = {"x": "grid_longitude", "y": "grid_latitude"}
             axes = {
                 axis: {
-                    "standard_name": f"projection_{axis}_coordinate",
+                    "standard_name": named[axis] if place.is_rotated else f"projection_{axis}_coordinate",
                     "long_name": f"{axis} of pixel centres",
                     "units": place.units,
                     "axis": axis.upper(),

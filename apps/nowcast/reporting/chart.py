@@ -5,7 +5,7 @@ A series is told apart by colour, dash and marker together. Each point carries i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,6 +55,7 @@ class Panel:
         x_label: of the axis below.
         series: what is drawn; those without a known value are left out.
         x_ticks: (value, label); round numbers where None.
+        x_told: what a value of the axis below that has no tick is called.
         log_x, log_y: logarithmic axes.
         level: value of a dashed horizontal line, such as that of a perfect forecast.
         diagonal: whether a dashed line marks y = x.
@@ -66,6 +67,7 @@ class Panel:
     x_label: str
     series: Sequence[Series]
     x_ticks: Sequence[tuple[float, str]] | None = None
+    x_told: Callable[[float], str] = number
     log_x: bool = False
     log_y: bool = False
     level: float | None = None
@@ -259,7 +261,7 @@ def _told(panel: Panel) -> str:
 
 
 def _tick(panel: Panel, value: float) -> str:
-    return dict(panel.x_ticks or ()).get(value) or number(value)
+    return dict(panel.x_ticks or ()).get(value) or panel.x_told(value)
 
 
 def _numbers(group: Group) -> Html:
@@ -273,7 +275,8 @@ def _numbers(group: Group) -> Html:
             values = {float(each.x[k]): _value(each, k) for k in np.flatnonzero(each.known).tolist()}
             cells = [element("td", values.get(place, "")) for place in places]
             rows.append(element("tr", element("th", each.label, scope="row"), *cells))
-        caption = element("caption", element("span", f"{panel.title}, by {panel.x_label}, with 95 % intervals"))
+        told = ", with 95 % intervals" if any(each.low is not None for each in panel.drawn) else ""
+        caption = element("caption", element("span", f"{panel.title}, by {panel.x_label}{told}"))
         table = element("table", caption, element("thead", element("tr", *head)), element("tbody", *rows))
         tables.append(scrolling(table, f"Numbers: {panel.title}"))
     return element("details", element("summary", f"Numbers: {group.title}"), *tables, class_="numbers")

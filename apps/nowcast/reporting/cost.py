@@ -30,6 +30,8 @@ def cost(evaluation: Evaluation) -> list[Group]:
     base = {} if free is None else {n: evaluation.rows[free].scores[n].value for n in _SCORES}
     note = "One line for each family of methods, a point for each number of steps."
     note += f" The dashed line is {free}, which needs no network." if free else ""
+    others = [label for _, label in shown(evaluation) if evaluation.rows[label].nfe == 0 and label != free]
+    note += f" For {', '.join(others)}, which need none either, see the charts over time." if others else ""
     axis = "network evaluations of a member"
     evaluations = [_panel(n, told, axis, families, base.get(n), False) for n, told in _SCORES.items()]
     times = [_panel(n, told, "seconds of a member", families, None, True) for n, told in _SCORES.items()]

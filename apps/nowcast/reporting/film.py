@@ -54,7 +54,7 @@ def film(evaluation: Evaluation) -> Html:
     strips: list[Strip] = []
     for members, side in _SETTINGS:
         strips = list(_strips(evaluation, members))
-        images = {k: png(small(strip.frames, side), scale) for k, strip in enumerate(strips)}
+        images = {k: png(_upright(small(strip.frames, side), scale), scale) for k, strip in enumerate(strips)}
         if sum(map(len, images.values())) <= BUDGET:
             break
     panels: dict[str, list[int]] = {}
@@ -69,11 +69,11 @@ def film(evaluation: Evaluation) -> Html:
         caption = element("figcaption", label, element("small", class_="when"))
         figures.append(element("figure", caption, element("div", *shown, class_="screen"), class_="panel"))
     views = list(dict.fromkeys(strip.view for strip in strips if strip.view))
-    full, drawn = evaluation.scope.size, small(strips[0].frames, side).shape[1:]
-    every = "" if drawn == full else f" Drawn is every {-(-max(full) // side)}th pixel."
+    every = -(-max(evaluation.scope.size) // side)
+    thinned = "" if every == 1 else f" Drawn is one pixel of {every} by {every}."
     told = (
         f"Event {evaluation.picture.event}, the one with the most rain. Each picture is a strip of frames in the order "
-        f"of time; grey is missing.{every}"
+        f"of time; grey is missing.{thinned}"
     )
     return joined(
         element("p", told),
@@ -111,6 +111,11 @@ def small(frames: np.ndarray, side: int) -> np.ndarray:
     """Every n-th pixel, so that no side is longer than `side`."""
     every = -(-max(frames.shape[1:]) // side)
     return frames[:, ::every, ::every]
+
+
+def _upright(frames: np.ndarray, scale: ColourScale) -> np.ndarray:
+    """With north at the top."""
+    return frames if scale.north_up else frames[:, ::-1]
 
 
 def png(frames: np.ndarray, scale: ColourScale) -> str:

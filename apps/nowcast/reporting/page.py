@@ -88,9 +88,16 @@ def _summary(evaluation: Evaluation) -> str:
     events = evaluation.events
     counts = ", ".join(f"{events.sources.count(source)} {source}" for source in sorted(set(events.sources)))
     methods, last = len(evaluation.scored), evaluation.step_minutes * evaluation.scope.leads
+    pooled = ""
+    if len(steps := evaluation.steps_minutes) > 1:
+        pooled = (
+            f" Lead times are pooled frame by frame, of {' and '.join(f'{step:g}' for step in steps)} minutes by event;"
+            f" the minutes shown are those of {evaluation.picture.event}."
+        )
     return (
         f"{methods} method{'s' if methods > 1 else ''} on the same {len(events)} events ({counts}) at "
         f"{len(set(events.moments))} times, up to {last:g} minutes ahead, with up to {evaluation.members} members."
+        f"{pooled}"
     )
 
 

@@ -34,12 +34,16 @@ def spectra(evaluation: Evaluation) -> list[Group]:
             truth = evaluation.curves[evaluation.scored[0].method.label]["truth_spectrum"].by_lead
             lines.append(Series(-1, "truth", x, truth.value[lead, chosen]))
             title = f"Power of {of} at +{times[lead]:g} min"
-            panels.append(Panel(title, "wavelength (pixels)", lines, ticks, log_x=True, log_y=True))
+            panels.append(Panel(title, "wavelength (pixels)", lines, ticks, _wavelength, log_x=True, log_y=True))
     note = (
         "Radially averaged power of [0, 1] values. A line that falls below the truth's on the right has lost its fine "
         "structure, as means of members do; one above it is noisy."
     )
     return [Group("Power spectra", note, panels)]
+
+
+def _wavelength(wavenumber: float) -> str:
+    return number(1 / wavenumber)
 
 
 def _spaced(count: int) -> np.ndarray:

@@ -33,8 +33,8 @@ def score_tables(evaluation: Evaluation) -> Html:
     """The tables of the command, with all methods."""
     rows, cluster = list(evaluation.rows.values()), evaluation.cluster
     caption = (
-        f"Small: 95 % intervals over {cluster}s. Bold: the best of at most {FEW_STEPS} steps in its column. CRPS of "
-        f"[0, 1] values. * {evaluation.scope.distance}"
+        f"Small: 95 % intervals over {cluster}s. Bold: the best of its column among samplers of at most {FEW_STEPS} "
+        f"steps; methods without a network do not compete. CRPS of [0, 1] values. * {evaluation.scope.distance}"
     )
     parts = [table("Scores", caption, ["method", "NFE", *_headings(COLUMNS)], _cells(rows, COLUMNS))]
     if evaluation.ensembles:

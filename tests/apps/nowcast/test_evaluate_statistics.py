@@ -43,7 +43,7 @@ def kept(places: dict[str, str], tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("kept")
     options = EvaluateOptions(
         **places, methods=METHODS, batch=4, statistics=str(folder / "s.zarr"), json=str(folder / "e.json"),
-        baseline="persistence", strata="source,season,wetness,motion",
+        baseline="persistence", strata="source,wetness",
     )  # fmt: skip
     main(options)
     return folder
@@ -54,7 +54,7 @@ def test_it_is_told_again_without_a_forecast(kept: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("apps.nowcast.nowcaster.Nowcaster.load", None)
     options = EvaluateOptions(
         from_statistics=str(kept / "s.zarr"), json=str(kept / "again.json"), baseline="persistence",
-        strata="source,season,wetness,motion",
+        strata="source,wetness",
     )  # fmt: skip
     main(options)
     assert (kept / "again.json").read_text() == (kept / "e.json").read_text()
@@ -98,13 +98,14 @@ def test_methods_are_added_and_none_is_run_twice(
 
 
 def test_two_processes_make_the_same_store(run_cli: Run, kept: Path, places: dict[str, str], tmp_path: Path) -> None:
-    arguments = ["--data", places["data"], "--model", places["model"], "--methods", METHODS, "--batch", "4"]
+    methods = ["persistence", "ddpm-1"]  # a window at a time, and two that draw noise
+    arguments = ["--data", places["data"], "--model", places["model"], "--methods", ",".join(methods), "--batch", "4"]
     arguments += ["--statistics", str(tmp_path / "two.zarr"), "--json", str(tmp_path / "e.json"), "--devices", "2"]
     done = run_cli("apps.nowcast.evaluate", *arguments)
     assert done.returncode == 0, done.stderr
-    same_statistics(kept / "s.zarr", tmp_path / "two.zarr", METHODS.split(","))
+    same_statistics(kept / "s.zarr", tmp_path / "two.zarr", methods)
     one, two = (json.loads((place / "e.json").read_text())["rows"] for place in (kept, tmp_path))
-    assert [row["csi"]["value"] for row in one] == [row["csi"]["value"] for row in two]
+    assert [row["csi"]["value"] for row in one[::2]] == [row["csi"]["value"] for row in two]
     assert done.stdout.count("Nowcasts, test split") == 1
 
 
@@ -129,6 +130,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     monkeypatch.setattr(Pending, "put", put)
     assert Pending(tmp_path / "s.zarr.pending" / "ddim-2").done() == {0}
     assert not (tmp_path / "e.json").exists()
+    monkeypatch.setattr("apps.nowcast.evaluate._tell", lambda *_: None)  # of the scores other tests tell
     main(options)
     same_statistics(kept / "s.zarr", statistics, ["ddim-2"])
 

@@ -53,6 +53,17 @@ def test_the_picture_is_written_with_every_colour_in_its_place(tmp_path: Path, q
     assert share("#" + scale.colours.split()[-1]) > 0.02
 
 
+def test_north_is_up(tmp_path: Path, monkeypatch):
+    """SEVIR's rows go north, those of rain rates south."""
+    drawn = []
+    monkeypatch.setattr("apps.nowcast.plots.draw_frame", lambda *a, north_up: drawn.append(north_up))
+    for quantity in ("vil", "rainfall_rate"):
+        data = fields(quantity)
+        plot_nowcasts(tmp_path / f"{quantity}.png", data["context"], data["truth"], {}, QUANTITIES[quantity])
+    assert set(drawn[: len(drawn) // 2]) == {False}
+    assert set(drawn[len(drawn) // 2 :]) == {True}
+
+
 def texts_of_next_figure(monkeypatch) -> list[str]:
     """Collects all texts of the figure that is saved."""
     found: list[str] = []

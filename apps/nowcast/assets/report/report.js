@@ -37,7 +37,8 @@
         const passed = times.filter((time) => time <= moment).length;
         screen.classList.toggle("ahead", passed === 0);
         image.style.transform = `translateX(${(-100 * Math.max(passed - 1, 0)) / times.length}%)`;
-        when.textContent = passed ? told(times[passed - 1]) : `from ${told(times[0])}`;
+        const other = view && image.dataset.view && image.dataset.view !== view.value;
+        when.textContent = (passed ? told(times[passed - 1]) : `from ${told(times[0])}`) + (other ? `, ${image.dataset.view}` : "");
       }
     };
 

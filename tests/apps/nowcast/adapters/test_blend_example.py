@@ -51,6 +51,13 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         blend(np.zeros((3, 8, 8)), np.zeros((2, 6, 8, 8)), np.zeros((6, 8, 8)), 5.0, 0)
 
 
+def test_a_seed_that_pysteps_has_not_is_one_line(run_here: Run, tmp_path: Path) -> None:
+    done = run_here("apps.nowcast.adapters.blend_example", "--seed", "5000000000", "--out", str(tmp_path / "b.png"))
+    assert done.returncode == 2
+    assert "--seed from 0 to 999999" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_the_example_runs_and_says_what_is_synthetic(run_here: Run, tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "blended.png"
     arguments = ["--model", str(tiny_model), "--solver", "ddim-2", "--members", "2", "--out", str(out)]

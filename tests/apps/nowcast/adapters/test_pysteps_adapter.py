@@ -163,6 +163,34 @@ def test_metadata_that_tell_too_little_are_refused(change: dict, message: str) -
         from_pysteps(precip, metadata | change)
 
 
+@pytest.mark.parametrize("leads", [[0], [1], [1, 2]])
+def test_some_of_the_lead_times_come_back_as_they_were(leads: list[int]) -> None:
+    dataset = forecast_file({}).isel(time=leads)
+    precip, metadata = to_pysteps(dataset, unit="mm")
+    assert metadata["accutime"] == (5.0 * (leads[0] + 1) if len(leads) == 1 else 5.0)
+    back = from_pysteps(precip, metadata)
+    for name in ("lead_time", "forecast_reference_time", "time"):
+        np.testing.assert_array_equal(back[name].to_numpy(), dataset[name].to_numpy(), err_msg=name)
+    np.testing.assert_allclose(back["rainfall_rate"], dataset["rainfall_rate"], rtol=1e-6)
+
+
+def test_the_time_of_a_depth_is_known_or_asked_for(tiny_store: Path) -> None:
+    frame = xr.open_zarr(tiny_store, consolidated=False, chunks=None).isel(event=1, time=[3])
+    step = float(frame.attrs["time_step_seconds"]) / 60
+    assert to_pysteps(frame)[1]["accutime"] == step
+    del frame.attrs["time_step_seconds"]
+    assert to_pysteps(frame)[1]["accutime"] is None
+    with pytest.raises(ValueError, match="accutime"):
+        to_pysteps(frame, unit="mm")
+    with pytest.raises(ValueError, match="evenly spaced, rising times"):
+        to_pysteps(forecast_file({}).isel(time=[0, 2, 1]))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """As they come out of the attributes of netCDF files."""
+    np.testing.assert_allclose(to_rate(np.array([2.0]), {"unit": "mm", "accutime": np.int64(5)}), [24.0])
+
+
 def test_frames_alone_need_a_start() -> None:
     precip, metadata = to_pysteps(forecast_file(STEREOGRAPHIC))
     rain = from_pysteps(precip[0, 0], metadata, start=datetime(2021, 7, 1), step_minutes=10)

@@ -36,6 +36,11 @@ def test_steps(own: int, known: tuple[float, ...], usual: int | None, step: int)
     assert model_step(minutes(0, own, 2 * own), known, usual) == step
 
 
+@pytest.mark.parametrize(("seconds", "step"), [(298, 298), (303, 303), (239, 239), (121, 242)])
+def test_a_clock_that_is_a_little_off_is_no_other_step(seconds: int, step: int) -> None:
+    assert model_step(NOON + seconds * np.arange(3) * np.timedelta64(1, "s"), (4.0, 5.0), None) == step
+
+
 @pytest.mark.parametrize("own", [3, 10, 60])
 def test_steps_the_model_does_not_know_are_refused(own: int) -> None:
     with pytest.raises(UserError, match=f"expected frames 4 to 5 minutes apart, as in training, got {own};"):

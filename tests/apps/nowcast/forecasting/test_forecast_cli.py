@@ -108,6 +108,7 @@ def test_a_watch_falls_back_and_goes_on(run_here: Callable, archive: Path, base:
         (["nowhere", "--members", "0"], "expected --members of at least 1, got 0"),
         (["nowhere", "--probabilities", "5", "1"], "expected --probabilities as rising thresholds"),
         (["nowhere", "--probabilities", "x"], "expected --probabilities as rising thresholds"),
+        (["radar.nc", "--out", "./radar.nc", "--overwrite"], "expected another place to write than the input"),
         (["nowhere", "--out", "n.grib"], "expected --out to end in .nc"),
         (["nowhere", "--deadline", "-1"], "expected --deadline as seconds over 0"),
         (["nowhere", "--seed", "-1"], "expected --seed of 0 or more"),

@@ -9,6 +9,8 @@ import xarray as xr
 
 from apps.nowcast.forecasting.inputs import open_source, read_scene
 from apps.nowcast.forecasting.units import to_rate
+from apps.nowcast.output.georeference import longitude_latitude
+from apps.nowcast.output.layout import Layout
 from data_tools.cli import UserError
 from data_tools.fmi import rate_of_dbz
 
@@ -114,6 +116,100 @@ def test_odd_files_get_one_line(tmp_path: Path, changes: dict, message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+POLAR = {
+    "grid_mapping_name": "polar_stereographic", "straight_vertical_longitude_from_pole": 25.0,
+    "latitude_of_projection_origin": 90.0, "standard_parallel": 60.0, "false_easting": 0.5, "false_northing": 0.0,
+    "earth_radius": 6371288.0,
+}  # fmt: skip
+
+
+def placed_file(path: Path, crs: dict, x: tuple[np.ndarray, dict], y: tuple[np.ndarray, dict]) -> Path:
+    """A CF file of dry frames (9, 4, 5) whose coordinates are (values, attributes)."""
+    rain_file(path.with_name("draft.nc"), x=x[0], y=y[0])
+    with xr.open_dataset(path.with_name("draft.nc")) as dataset:
+        dataset["east"].attrs, dataset["north"].attrs, dataset["proj"].attrs = x[1], y[1], crs
+        dataset.to_netcdf(path)
+    return path
+
+
+def test_kilometres_become_metres_in_the_grid_mapping_too(tmp_path: Path) -> None:
+    pyproj = pytest.importorskip("pyproj")
+    wkt = pyproj.CRS.from_proj4("+proj=stere +lat_0=90 +lat_ts=60 +lon_0=25 +R=6371288 +x_0=500 +units=km").to_wkt()
+    east, north = 100.0 + np.arange(5), (-3.2e6 - 1e3 * np.arange(4), {"units": "m", "axis": "Y"})
+    told = {**POLAR, "crs_wkt": wkt, "spatial_ref": wkt, "GeoTransform": "99.5 1 0 -3199.5 0 -1"}
+    kilometres = placed_file(tmp_path / "km.nc", told, (east, {"units": "km", "axis": "X"}), north)
+    plain = {**POLAR, "false_easting": 500.0}
+    metres = placed_file(tmp_path / "m.nc", plain, (1e3 * east, {"units": "m", "axis": "X"}), north)
+    one, two = (read_scene(open_source(path), 7).place for path in (kilometres, metres))
+    np.testing.assert_allclose(one.x, two.x)
+    np.testing.assert_allclose(one.y, two.y)
+    assert one.crs == two.crs
+    degrees = longitude_latitude(one)
+    assert degrees is not None
+    assert 59.0 < degrees[1].min() < degrees[1].max() < 61.0
+
+
+def test_a_rotated_pole_is_no_longitude(tmp_path: Path) -> None:
+    pytest.importorskip("pyproj")
+    pole = {"grid_north_pole_latitude": 39.25, "grid_north_pole_longitude": -162.0}
+    x, y = ({"units": "degrees", "standard_name": f"grid_{name}"} for name in ("longitude", "latitude"))
+    crs = {"grid_mapping_name": "rotated_latitude_longitude", **pole}
+    scene = read_scene(open_source(placed_file(tmp_path / "in.nc", crs, (np.arange(5.0), x), (np.arange(4.0), y))), 7)
+    variables = Layout(scene.quantity, scene.place, scene.init_time, scene.valid_times(1), 1).variables
+    assert variables["x"].attributes["standard_name"] == "grid_longitude"
+    assert variables["y"].attributes["standard_name"] == "grid_latitude"
+    corner = [variables[name].data[0, 0] for name in ("longitude", "latitude")]  # type: ignore[index]
+    np.testing.assert_allclose(corner, [18.0, 50.75], atol=1e-4)  # 0, 0 lies across from the pole, by 90 degrees
+
+
+@pytest.mark.parametrize("units", [("", ""), ("m", ""), ("degrees_east", "m"), ("furlong", "m")])
+def test_coordinates_without_a_unit_of_their_own_are_refused(tmp_path: Path, units: tuple[str, str]) -> None:
+    x, y = ({"units": unit} if unit else {} for unit in units)
+    x, y = x | {"axis": "X"}, y | {"axis": "Y"}
+    path = placed_file(tmp_path / "in.nc", {}, (np.arange(5.0), x), (np.arange(4.0), y))
+    with pytest.raises(UserError, match="expected x and y in m, km or degrees"):
+        open_source(path)
+
+
+@pytest.mark.parametrize(
+    ("limits", "packing"),
+    [
+        ({"valid_range": np.array([0.0, 200.0], np.float32)}, {}),
+        ({"valid_max": np.int16(2000), "valid_min": np.int16(0)}, {"dtype": "int16", "scale_factor": 0.1}),
+        ({"valid_range": np.array([-2000, 10], np.int16)}, {"dtype": "int16", "scale_factor": -0.1}),
+        ({"valid_max": 200.0}, {"dtype": "int16", "scale_factor": 0.1}),
+    ],
+)
+def test_codes_outside_the_valid_range_are_missing(tmp_path: Path, limits: dict, packing: dict) -> None:
+    values = np.full((9, 4, 5), 200.0, np.float32)
+    values[:, 1, 2] = 255.0
+    rain_file(tmp_path / "draft.nc", values=values)
+    with xr.open_dataset(tmp_path / "draft.nc") as dataset:
+        dataset["rain"].attrs |= limits
+        dataset.to_netcdf(tmp_path / "in.nc", encoding={"rain": {"_FillValue": -9999, **packing}})
+    scene = read_scene(open_source(tmp_path / "in.nc"), 7)
+    np.testing.assert_array_equal(np.isnan(scene.frames), values[:7] == 255.0)
+    np.testing.assert_allclose(scene.frames[0, 0, 0], 200.0, rtol=1e-6)
+
+
+def test_little_rain_in_wrong_units_is_refused_not_removed() -> None:
+    values = np.zeros((60, 60))
+    values[20:24, 20:23] = 5.0
+    with pytest.raises(UserError, match="correct its units"):
+        to_rate(values, "m s-1", "rain")  # mm/h in truth
+    values[20:24, 20:23], values[5, 5] = 0.0, 5.0
+    rate, _ = to_rate(values, "m s-1", "rain")  # a bad pixel on a dry day
+    assert np.isnan(rate[5, 5])
+
+
+def test_rain_too_faint_to_be_rain_is_told(tmp_path: Path) -> None:
+    rates = np.full((9, 4, 5), 3.0 / 3600.0, np.float32)  # in mm/s, and said to be in mm/h
+    rain_file(tmp_path / "in.nc", values=rates)
+    assert any("the units are wrong" in note for note in read_scene(open_source(tmp_path / "in.nc"), 7).notes)
+    rain_file(tmp_path / "dry.nc", values=0.0 * rates)
+    assert not read_scene(open_source(tmp_path / "dry.nc"), 7).notes
+
+
 @pytest.mark.parametrize("content", [b"", b"CDF\x01", b"\x89HDF\r\n\x1a\n" + bytes(40), b"no"])
 def test_damaged_files_get_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "in.nc").write_bytes(content)
@@ -127,12 +223,14 @@ def test_an_archive_with_a_gap_and_a_damaged_frame(tmp_path: Path, write_fmi: Ca
     codes[8, 2, 3] = 255
     paths = write_fmi(tmp_path / "a/b", TIMES, codes)
     (tmp_path / "README").write_text("other files do not matter")
+    (tmp_path / "a/b/stations.csv").write_text("id,name")
     paths[3].unlink()
     paths[5].write_bytes(paths[5].read_bytes()[:40])
+    assert open_source(tmp_path / "a/b").name == "fmi"
     scene = read_scene(open_source(tmp_path), 7, (4.0, 5.0))
     assert [wanted for wanted, _ in scene.substituted] == [TIMES[3], TIMES[5]]
     assert any(f"frame {TIMES[5]} cannot be read: expected an FMI image" in note for note in scene.notes)
-    assert "1 other files were passed over" in scene.notes
+    assert "2 other files were passed over" in scene.notes
     np.testing.assert_array_equal(scene.unobserved, codes[0] == 255)
     assert scene.missing_fraction == pytest.approx(1 / (7 * 6 * 6))
     filled = scene.filled()

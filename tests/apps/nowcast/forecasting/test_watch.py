@@ -62,6 +62,22 @@ def test_late_ensembles_give_way_to_extrapolation(
         assert set(np.unique(data["rainfall_rate_probability"])) <= {0.0, 1.0}
 
 
+def test_a_first_batch_that_takes_too_long_is_given_up(
+    tmp_path: Path, nowcaster: Nowcaster, method: Method, rain: Callable, scene_of: Callable
+) -> None:
+    """Before any tile is done there is no pace to reckon with."""
+    now = [0.0]
+    ensemble = Ensemble.build(nowcaster, method, scene_of(rain(20, 30)), overlap=8, batch=64, sample_dry=False)
+    hook = nowcaster.network.register_forward_hook(lambda *_: now.__setitem__(0, now[0] + 20.0))
+    try:
+        nowcast = produce(tmp_path / "n.nc", ensemble, Order(1), Deadline(22.0, 3.0, lambda: now[0], start=0.0))
+    finally:
+        hook.remove()
+    assert nowcast.provenance.fallback == "sampling was not done after 20.0 s and was given 22 s"
+    assert now[0] == 20.0  # of the two evaluations the second was not begun
+    assert not nowcaster.network._forward_hooks
+
+
 def test_an_ensemble_in_time_is_sent(
     tmp_path: Path, nowcaster: Nowcaster, method: Method, rain: Callable, scene_of: Callable
 ) -> None:
@@ -95,6 +111,31 @@ def test_each_new_frame_is_served_once(tmp_path: Path, write_fmi: Callable) -> N
     assert "something with this one" in told
     assert told[0].startswith("expected radar frames of one of")
     assert len(told) == 2
+
+
+def test_a_frame_whose_writer_paused_is_served_when_it_is_whole(tmp_path: Path, write_fmi: Callable) -> None:
+    (path,) = write_fmi(tmp_path, TIMES[:1], np.zeros((1, 4, 5)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:30])
+    calls: list[int] = []
+    told: list[str] = []
+    sleeps = 0
+
+    def serve(landed: Landed) -> None:
+        calls.append(path.stat().st_size)
+        if calls[-1] < len(whole):
+            raise UserError("truncated")
+
+    def sleep(seconds: float) -> None:
+        nonlocal sleeps
+        sleeps += 1
+        assert sleeps < 50, "the frame was never served"
+        if sleeps == 8:
+            path.write_bytes(whole)
+
+    watch(tmp_path, serve, poll=0.02, runs=1, complain=told.append, sleep=sleep)
+    assert calls == [30, len(whole)]  # not again and again while nothing changes
+    assert told == ["truncated"]
 
 
 def test_the_time_is_in_the_name() -> None:

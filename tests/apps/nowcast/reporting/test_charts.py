@@ -16,7 +16,11 @@ from PIL import Image
 from apps.nowcast.reporting import film
 from apps.nowcast.reporting.axes import Axis, number
 from apps.nowcast.reporting.chart import Group, Panel, Series, charts, draw
+from apps.nowcast.reporting.cost import cost
+from apps.nowcast.reporting.ensembles import calibration
+from apps.nowcast.reporting.spectra import spectra
 from apps.nowcast.verification.results import Evaluation
+from apps.nowcast.verification.spectra import wavelengths
 from data_tools.colours import COLOUR_SCALES
 
 NAN = float("nan")
@@ -93,8 +97,54 @@ def test_frames_are_bounded(evaluation_factory: Callable[..., Evaluation], monke
     monkeypatch.setattr(film, "BUDGET", sum(map(len, uris)) // 3)
     less = re.findall(r'src="(data:[^"]*)"', made := film.film(evaluation))
     assert sum(map(len, less)) <= film.BUDGET
-    assert "th pixel" in made or len(less) < len(uris)
+    assert len(less) < len(uris)
+    monkeypatch.setattr(film, "_SETTINGS", ((1, 32),))
+    assert "one pixel of 3 by 3" in film.film(evaluation)
+    assert "one pixel of" not in made
     assert film.small(np.zeros((2, 70, 90)), 32).shape == (2, 24, 30)
+
+
+@pytest.mark.parametrize("quantity", ["vil", "rainfall_rate"])
+def test_north_is_up(evaluation_factory: Callable[..., Evaluation], quantity: str) -> None:
+    """SEVIR's rows go north, those of rain rates south; the missing corner is at row 0, column 0."""
+    evaluation = evaluation_factory({"persistence": (1, 0, None)}, quantity=quantity, baseline=None, kinds=())
+    uri = re.findall(r'src="data:image/png;base64,([^"]*)"', film.film(evaluation))[1]
+    drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB"))
+    missing = tuple(bytes.fromhex(COLOUR_SCALES[quantity].missing[1:]))
+    assert (tuple(drawn[0, 0]) == missing) == (quantity == "rainfall_rate")
+    assert (tuple(drawn[-1, 0]) == missing) == (quantity == "vil")
+
+
+def test_spectra_are_told_by_wavelength(evaluation: Evaluation) -> None:
+    """In the words of a chart and in the heads of its table, not by the wavenumber that is drawn."""
+    shortest, longest = (number(float(length)) for length in wavelengths(*evaluation.scope.size)[[-1, 1]])
+    made = charts(spectra(evaluation))
+    assert f" at {longest} to " in made
+    assert f" at {shortest};" in made
+    head = re.findall(r'<th scope="col">([^<]*)</th>', made)
+    assert head[1] == longest
+    assert shortest in head
+
+
+def test_intervals_are_promised_where_there_are_some(evaluation: Evaluation) -> None:
+    (roc,) = [group for group in calibration(evaluation) if group.title == "ROC"]
+    (ranks,) = [group for group in calibration(evaluation) if group.title == "Rank histogram"]
+    assert "with 95 % intervals" not in charts([roc])
+    assert "with 95 % intervals" in charts([ranks])
+
+
+def test_baselines_that_have_no_place_over_evaluations_are_named(
+    evaluation_factory: Callable[..., Evaluation],
+) -> None:
+    methods = {
+        "persistence": (1, 0, None),
+        "extrapolation": (1, 0, None),
+        "steps": (2, 0, None),
+        "ddim-2": (2, 2, None),
+    }
+    evaluations, _ = cost(evaluation_factory(methods, baseline=None, kinds=()))
+    assert "dashed line is persistence" in evaluations.note
+    assert "For extrapolation, steps, which need none either" in evaluations.note
 
 
 def test_a_strip_is_told_in_words(evaluation: Evaluation) -> None:

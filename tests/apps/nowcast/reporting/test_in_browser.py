@@ -156,6 +156,18 @@ def test_the_player_is_operated_by_keyboard(browser: Any, report: Path) -> None:
     assert browser.run("document.activeElement.textContent") == "Play"
 
 
+def test_a_method_says_which_member_stands_for_one_it_has_not(
+    browser: Any, evaluation_factory: Callable[..., Evaluation], tmp_path: Path
+) -> None:
+    methods = {"ddim-2": (2, 2, None), "ddim-5": (4, 5, None)}
+    browser.open(write_report(tmp_path / "r.html", evaluation_factory(methods, baseline=None, kinds=())))
+    captions = "[...document.querySelectorAll('.film .when')].map((when) => when.textContent).slice(2)"
+    assert browser.run(captions) == ["+5 min", "+5 min"]
+    browser.run("document.querySelector('.view').value = 'member 4'")
+    browser.run("document.querySelector('.view').dispatchEvent(new Event('change'))")
+    assert browser.run(captions) == ["+5 min, member 2", "+5 min"]
+
+
 def test_it_plays_by_itself_where_motion_is_welcome(browser: Any, report: Path) -> None:
     browser.open(report, calm=False)
     assert browser.run("document.querySelector('.play').textContent") == "Pause"

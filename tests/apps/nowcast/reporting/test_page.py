@@ -7,11 +7,13 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from apps.nowcast.reporting import page, write_report
@@ -160,6 +162,14 @@ def test_one_deterministic_method_is_enough(evaluation_factory: Callable[..., Ev
     assert {"Scores", "Frames", "Lead times", "Spectra", "Provenance"} <= set(headings)
     assert not {"Differences", "Calibration", "Parts of the events"} & set(headings)
     assert not parsed.all("select")
+
+
+def test_several_steps_between_frames_are_told(evaluation: Evaluation) -> None:
+    """Minutes on the axes are right for one of them alone."""
+    assert "pooled frame by frame" not in page.report(evaluation)
+    events = replace(evaluation.events, time_step_minutes=np.array([4.0, 4.0, 5.0]))
+    made = page.report(replace(evaluation, events=events))
+    assert "pooled frame by frame, of 4 and 5 minutes by event; the minutes shown are those of third" in made
 
 
 def test_many_methods_are_told_and_the_first_are_drawn(evaluation_factory: Callable[..., Evaluation]) -> None:

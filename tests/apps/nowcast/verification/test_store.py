@@ -90,7 +90,7 @@ def test_what_was_put_comes_back_and_xarray_reads_it(tmp_path: Path) -> None:
 
 def test_events_of_other_time_steps_share_no_minutes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     of = replace(events(3), time_step_minutes=np.array([4.0, 5.0, 4.0]))
-    about = dict.fromkeys(("data", "split", "seed", "anticipated", "guide_scale", "model"), 0)
+    about: dict[str, int] = dict.fromkeys(("data", "split", "seed", "anticipated", "guide_scale", "model"), 0)
     store = StatisticsStore.create(tmp_path / "s.zarr", SCOPE, of, picture(), about)
     fill(store, "ddim-5", range(3))
     method = store.finish(description("ddim-5"))
