@@ -19,6 +19,7 @@ class ColourScale:
         edges: class edges, ascending.
         colours: one colour of six hexadecimal digits for each class, space between; the last also serves what is above.
         under, missing: colours below the first edge and where there is no data.
+        north_up: whether row 0 is the northernmost in the archives of the quantity.
     """
 
     label: str
@@ -26,6 +27,7 @@ class ColourScale:
     colours: str
     under: str
     missing: str
+    north_up: bool = True
 
     def colormap(self) -> tuple[Colormap, BoundaryNorm]:
         colours = [f"#{digits}" for digits in self.colours.split()]
@@ -49,6 +51,7 @@ COLOUR_SCALES: Mapping[str, ColourScale] = {
         colours="4d4d4d 28be28 199619 0a690a 0a4b0a f5f500 edac00 f06e00 a00000 e700ff",
         under="#4d4d4d",
         missing="#d9d9d9",
+        north_up=False,  # SEVIR's rows go north
     ),
 }
 """By quantity name."""

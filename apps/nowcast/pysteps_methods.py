@@ -180,8 +180,9 @@ class _Window:
     def steps(self) -> np.ndarray:
         from pysteps import nowcasts
 
+        lagged = self._lagged()
         frames = nowcasts.get_method("steps")(
-            self._lagged(),
+            lagged,
             self.velocity,
             self.leads,
             n_ens_members=len(self.seeds),
@@ -192,7 +193,11 @@ class _Window:
             ar_order=self.order,
             seed=self.seeds[0] % 2**32,
         )
-        return self.scale.inverse(np.asarray(frames))
+        frames = np.asarray(frames)
+        # pysteps takes rain for none where its noise's window is 0, that is in the corners
+        if (lagged[-1] >= self.scale.threshold).any() and not (frames >= self.scale.threshold).any():
+            raise ValueError("expected rain to stay, got a dry forecast of a wet frame")
+        return self.scale.inverse(frames)
 
     def _lagged(self) -> np.ndarray:
         """The frames of the autoregression; rain that has just come up has no past to regress on."""

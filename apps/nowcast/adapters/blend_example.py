@@ -64,7 +64,8 @@ def main(options: BlendOptions) -> None:
     """
     if options.members < 1 or not 0 <= options.seed < SEEDS:
         raise UserError(
-            f"expected --members of 1 or more and --seed from 0 to {SEEDS - 1}, got {options.members} and {options.seed}"
+            f"expected --members of 1 or more and --seed from 0 to {SEEDS - 1}, got {options.members} and "
+            f"{options.seed}"
         )
     check_outputs([Path(options.out)], options.overwrite)
     require_pysteps("blending")

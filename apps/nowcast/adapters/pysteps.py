@@ -50,7 +50,7 @@ def to_pysteps(
         When the forecast began stands in the metadata as `forecast_reference_time`, which pysteps leaves alone.
 
     Raises:
-        ValueError: no rain rates, more events than one, uneven axes or times, depths of an unknown time, an unknown grid
+        ValueError: no rain rates, more events than one, uneven axes or times, depths of unknown time, an unknown grid
             mapping, unit or transform.
     """
     if RAINFALL_RATE.name not in dataset:
@@ -67,8 +67,9 @@ def to_pysteps(
     x, y = _axis(dataset, "x"), _axis(dataset, "y")
     width, height = x[1] - x[0], abs(y[1] - y[0])
     mapping = dataset["crs"].attrs if "crs" in dataset.variables else {}
-    begun = {"forecast_reference_time": _datetime(dataset[_BEGUN].to_numpy())} if _BEGUN in dataset.variables else {}
-    return values, metadata | begun | {
+    if _BEGUN in dataset.variables:
+        metadata[_BEGUN] = dataset[_BEGUN].to_numpy().astype("datetime64[s]").item()
+    return values, metadata | {
         "projection": proj4_of(mapping),
         "x1": x[0] - width / 2, "x2": x[-1] + width / 2,
         "y1": y.min() - height / 2, "y2": y.max() + height / 2,
@@ -103,7 +104,7 @@ def from_pysteps(
     if not 2 <= values.ndim <= 4:
         raise ValueError(f"expected rain of 2 to 4 dimensions, got shape {values.shape}")
     values = values.reshape((1,) * (4 - values.ndim) + values.shape)
-    begun, valid = _valid_times(values.shape[1], metadata, start or metadata.get(_BEGUN), step_minutes)
+    begun, valid = _valid_times(values.shape[1], metadata, start, step_minutes)
     layout = Layout(RAINFALL_RATE, _place(values.shape[2:], metadata), begun, valid, len(values))
     variables = {}
     for name, each in layout.variables.items():
@@ -202,6 +203,7 @@ def _valid_times(
     step = timedelta(minutes=float(minutes))
     if told:
         valid = np.array([np.datetime64(_naive(stamp), "s") for stamp in stamps])  # type: ignore[union-attr]
+        start = start or metadata.get(_BEGUN)
         begun = valid[0] - np.timedelta64(step) if start is None else np.datetime64(_naive(start), "s")
         return begun.astype("datetime64[s]"), valid
     assert start is not None

@@ -8,7 +8,6 @@ and depths are ten times their decadic logarithm; dBZ is a logarithm with or wit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -76,6 +75,6 @@ def from_rate(
 
 def _minutes(metadata: Mapping[str, Any]) -> float:
     minutes = metadata.get("accutime")
-    if not isinstance(minutes, Real) or not minutes > 0:
+    if not isinstance(minutes, (int, float, np.number)) or not minutes > 0:
         raise ValueError(f"expected accutime in minutes for depths in mm, got {minutes!r}")
     return float(minutes)

@@ -97,6 +97,16 @@ def test_pysteps_is_quiet_and_leaves_numpys_generator_alone(capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("quantity", [RAINFALL_RATE, VIL], ids=lambda quantity: quantity.name)
+def test_rain_in_a_corner_does_not_vanish(quantity) -> None:
+    """pysteps' STEPS takes a frame for dry whose rain lies where the window of its noise is 0."""
+    context = np.zeros((7, 48, 40), np.float32)
+    context[:, 1:4, 1:5] = 40.0 + 20.0 * np.random.default_rng(0).random((7, 3, 4))
+    made = FORECASTERS["steps"](context, LEADS, [1, 2], 5.0, quantity)
+    assert made.stand_in == "extrapolation"
+    assert (made.frames.max(axis=(-2, -1)) > 30.0).all()
+
+
+@pytest.mark.parametrize("quantity", [RAINFALL_RATE, VIL], ids=lambda quantity: quantity.name)
 @pytest.mark.parametrize("name", FORECASTERS)
 def test_odd_fields_are_forecast_all_the_same(name: str, quantity) -> None:
     noise = np.random.default_rng(0).gamma(0.3, 30.0, (7, 40, 48)).astype(np.float32)
