@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,12 @@ import pytest
 from apps.imagegen import benchmark, convert, sample, train_features, train_model
 from apps.imagegen import evaluate as evaluate_images
 from apps.imagegen import train_options as train_images
+from apps.imagegen.models.latent import tiny
 from apps.nowcast import convert as convert_prediff
+from apps.nowcast import report
+from apps.nowcast.adapters import blend_example
 from apps.nowcast.evaluate import EvaluateOptions
+from apps.nowcast.forecasting.options import ForecastOptions
 from apps.nowcast.train import TrainOptions
 from apps.solvers.compare import CompareOptions
 from apps.solvers.statistics import StatisticsOptions
@@ -24,6 +29,13 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
 CARD = (ROOT / "apps/nowcast/assets/mini/MODEL_CARD.md").read_text()
 IMAGE_CARD = (ROOT / "apps/imagegen/assets/MODEL_CARD.md").read_text()
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Of a command that takes none."""
+
+
 OPTIONS = {
     "apps.imagegen.benchmark": benchmark.BenchmarkOptions,
     "apps.imagegen.convert": convert.Options,
@@ -32,8 +44,13 @@ OPTIONS = {
     "apps.imagegen.train": train_images.TrainOptions,
     "apps.imagegen.train_features": train_features.TrainFeaturesOptions,
     "apps.imagegen.train_model": train_model.TrainModelOptions,
+    "apps.imagegen.models.latent.tiny": tiny.TinyOptions,
+    "apps.nowcast.adapters.blend_example": blend_example.BlendOptions,
     "apps.nowcast.evaluate": EvaluateOptions,
+    "apps.nowcast.forecast": ForecastOptions,
+    "apps.nowcast.report": report.ReportOptions,
     "apps.nowcast.train": TrainOptions,
+    "apps.nowcast.verification.definitions": NoOptions,
     "apps.solvers.compare": CompareOptions,
     "apps.solvers.statistics": StatisticsOptions,
     "apps.nowcast.convert": convert_prediff.ConvertOptions,
