@@ -209,10 +209,10 @@ def test_the_future_is_never_looked_at(nowcaster: Nowcaster, tiny_store: Path) -
     forecasts = []
     for source in (windows, other):
         evaluator = Evaluator(nowcaster, source, PerceptualDistance("efficientnet"), 2, 0, 4, 0, "cpu")
-        forecasts.append([frames for _, frames, _, _ in evaluator._forecasts(method)])
+        forecasts.append([made.frames for made in evaluator._forecasts(method)])
     assert all(np.array_equal(a, b) for a, b in zip(*forecasts, strict=True))
     (plain,) = parse_methods("ddpm-3", nowcaster)
-    unaligned = [frames for _, frames, _, _ in evaluator._forecasts(plain)]
+    unaligned = [made.frames for made in evaluator._forecasts(plain)]
     assert not np.array_equal(forecasts[0][0], unaligned[0])
 
 
