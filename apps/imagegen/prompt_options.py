@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from apps.imagegen.models import FrozenModel, ImageModel, Precision, load_model
+from apps.imagegen.models import FrozenModel, Precision, load_model
 from apps.imagegen.models.latent.prompting import Prompting
-from data_tools.cli import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +45,7 @@ class PromptOptions:
         Raises:
             UserError: see `load_model`; an option that the model does not have.
         """
-        model = load_model(name_or_path, device, precision, self.prompting())
-        if isinstance(model, ImageModel):
-            for name in ("prompts", "train_prompts", "guidance", "size"):
-                if getattr(self, name) is not None:
-                    raise UserError(
-                        f"expected no --{name} for {model.name}, which is no pipeline of diffusers, got "
-                        f"{getattr(self, name)}; leave it out or choose another --model"
-                    )
-        return model
+        return load_model(name_or_path, device, precision, self.prompting())
 
 
 NAMES = tuple(field.name for field in fields(PromptOptions))

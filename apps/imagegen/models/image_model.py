@@ -15,10 +15,9 @@ import core
 from apps.imagegen.models.configurations import Architecture
 from apps.imagegen.models.edm import EDMPrecond, written
 from apps.imagegen.models.frozen_model import DTYPES, EXPONENTIAL, Precision
-from apps.imagegen.models.seeds import SEEDS, drawn_class, unit_noise
+from apps.imagegen.models.seeds import SEEDS, check_class, drawn_class, unit_noise
 from core.frozen import fingerprint
 from core.parametrizations import Target
-from data_tools.cli import UserError
 
 __all__ = ["CORE_DTYPES", "SEEDS", "ImageModel", "Labelled", "Precision", "image_model"]
 
@@ -164,9 +163,7 @@ class ImageModel:
         Raises:
             UserError: a class that the model does not have.
         """
-        if class_index is not None and not 0 <= class_index < self.label_dim:
-            known = f"0 to {self.label_dim - 1}" if self.label_dim else "no class, for the model has none"
-            raise UserError(f"expected a class from {known}, got {class_index}; change or leave out the class")
+        check_class(class_index, self.label_dim)
         if not self.label_dim:
             return None
         classes = [

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from data_tools.cli import UserError
+
 SEEDS = 1 << 32
 """A seed counts modulo this number, as in EDM."""
 
@@ -50,3 +52,10 @@ def drawn_class(shape: tuple[int, ...], classes: int, seed: int, draw_on: str = 
     generator = generator_of(seed, draw_on)
     torch.randn(shape, generator=generator, device=draw_on)
     return int(torch.randint(classes, (), generator=generator, device=draw_on))
+
+
+def check_class(class_index: int | None, classes: int) -> None:
+    """Raise UserError for a class that a model of so many classes does not have; None is any."""
+    if class_index is not None and not 0 <= class_index < classes:
+        known = f"0 to {classes - 1}" if classes else "no class, for the model has none"
+        raise UserError(f"expected a class from {known}, got {class_index}; change or leave out the class")

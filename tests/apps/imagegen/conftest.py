@@ -81,26 +81,26 @@ def put_solver() -> Callable[..., Path]:
     return put
 
 
-@pytest.fixture(scope="session")
-def nvidia() -> ModuleType:
-    """`nvidia.py` of this folder: checkpoints as EDM's authors pickle them."""
-    spec = spec_from_file_location("nvidia", Path(__file__).with_name("nvidia.py"))
+def beside(name: str) -> ModuleType:
+    """A module of this folder, which is no package."""
+    spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def nvidia() -> ModuleType:
+    """`nvidia.py` of this folder: checkpoints as EDM's authors pickle them."""
+    return beside("nvidia")
 
 
 @pytest.fixture(scope="session")
 def runs() -> ModuleType:
     """`pipeline_runs.py` of this folder: what a pipeline does with a scheduler."""
-    spec = spec_from_file_location("pipeline_runs", Path(__file__).with_name("pipeline_runs.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return beside("pipeline_runs")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import core
-from apps.imagegen.models.latent.family import Family
+from apps.imagegen.models.latent.family import Family, halvings
 from core.parametrizations import Target
 from data_tools.cli import UserError
 
@@ -17,6 +17,18 @@ class DiffusionFamily(Family):
     """A network of the noise, or of v, in the clock of its own table of betas (`core.DiscreteVP`); it is told places of
     the table, fractions included. Runs end at the table's first entry, as DDIM's do.
     """
+
+    @staticmethod
+    def default_size(network: Any, decoder: Any) -> int:
+        return network.config.sample_size * DiffusionFamily.pixels_per_latent(network, decoder)
+
+    @staticmethod
+    def pixels_per_latent(network: Any, decoder: Any) -> int:
+        return halvings(decoder.config.block_out_channels)
+
+    @property
+    def channels(self) -> int:
+        return self.network.config.in_channels  # pyright: ignore
 
     @property
     def schedule(self) -> core.DiscreteVP:

@@ -16,9 +16,8 @@ from apps.imagegen.models.latent.flow import FlowFamily
 from apps.imagegen.models.latent.prompts import Prompts
 from apps.imagegen.models.latent.text import Text, no_prompts
 from apps.imagegen.models.memory import enough_memory
-from apps.imagegen.models.seeds import FIRST_SEED, drawn_class, unit_noise
+from apps.imagegen.models.seeds import FIRST_SEED, check_class, drawn_class, unit_noise
 from core.parametrizations import Target
-from data_tools.cli import UserError
 
 FLOW_GRIDS = ("shifted", "uniform", "quadratic", "gits")
 """Of rectified flow from pure noise to data, where log-SNR is infinite at both ends."""
@@ -162,9 +161,7 @@ class LatentModel:
 
     def labels(self, seeds: Sequence[int], class_index: int | None = None, draw_on: str = "cpu") -> Tensor | None:
         """int64 (B, 1): rows of the prompts, or classes drawn after the noise; None of an unconditional model."""
-        if class_index is not None and not 0 <= class_index < self.label_dim:
-            known = f"0 to {self.label_dim - 1}" if self.label_dim else "no class, for the model has none"
-            raise UserError(f"expected a class from {known}, got {class_index}; change or leave out the class")
+        check_class(class_index, self.label_dim)
         if self.label_dim:
             draw = [drawn_class(self.shape, self.label_dim, seed, draw_on) for seed in seeds if class_index is None]
             rows = draw if class_index is None else [class_index] * len(seeds)

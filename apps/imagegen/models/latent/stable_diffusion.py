@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from apps.imagegen.models.latent.diffusion import DiffusionFamily
-from apps.imagegen.models.latent.family import Condition, halvings
+from apps.imagegen.models.latent.family import Condition
 
 
 class StableDiffusion(DiffusionFamily):
@@ -20,18 +20,6 @@ class StableDiffusion(DiffusionFamily):
     network_component: ClassVar[str] = "unet"
     text_components: ClassVar[tuple[str, ...]] = ("text_encoder", "tokenizer")
     unused: ClassVar[tuple[str, ...]] = ("safety_checker", "feature_extractor", "image_encoder")
-
-    @staticmethod
-    def default_size(network: Any, decoder: Any) -> int:
-        return network.config.sample_size * StableDiffusion.pixels_per_latent(network, decoder)
-
-    @staticmethod
-    def pixels_per_latent(network: Any, decoder: Any) -> int:
-        return halvings(decoder.config.block_out_channels)
-
-    @property
-    def channels(self) -> int:
-        return self.network.config.in_channels  # pyright: ignore
 
     def predict(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         embeds = condition["embeds"].to(x.dtype)

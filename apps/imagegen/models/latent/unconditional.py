@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from apps.imagegen.models.latent.diffusion import DiffusionFamily
-from apps.imagegen.models.latent.family import Condition, halvings
+from apps.imagegen.models.latent.family import Condition
 
 
 class Unconditional(DiffusionFamily):
@@ -19,18 +19,6 @@ class Unconditional(DiffusionFamily):
     network_component: ClassVar[str] = "unet"
     decoder_component: ClassVar[str] = "vqvae"
     guided: ClassVar[bool] = False
-
-    @staticmethod
-    def default_size(network: Any, decoder: Any) -> int:
-        return network.config.sample_size * Unconditional.pixels_per_latent(network, decoder)
-
-    @staticmethod
-    def pixels_per_latent(network: Any, decoder: Any) -> int:
-        return halvings(decoder.config.block_out_channels)
-
-    @property
-    def channels(self) -> int:
-        return self.network.config.in_channels  # pyright: ignore
 
     @property
     def doubles(self) -> bool:
