@@ -1,6 +1,7 @@
 """A small training whose processes can be killed: `python runs.py` reads folders and forks a run for each.
 
-It answers every line with the number of the process, and with its exit status once it has ended.
+A line names a folder and the number of the call, of Python's functions and C's, at which the run is killed, or 0; its
+exit status answers. One that comes to its end leaves the number of its calls in the folder.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch._dynamo  # torch.utils.checkpoint imports it late: not in every fork
+from dying import Calls
 from torch import Tensor
 
 from core.distributed import Alone, Fabric
@@ -86,16 +88,18 @@ def serve() -> None:
     torch.set_num_threads(1)
     print("ready", flush=True)
     for line in sys.stdin:
+        folder, last = line.rsplit(maxsplit=1)
         process = os.fork()
         if process == 0:
-            _run_and_exit(Path(line.strip()))
-        print(process, flush=True)
+            _run_and_exit(Path(folder), int(last) or None)
         print(os.waitpid(process, 0)[1], flush=True)
 
 
-def _run_and_exit(folder: Path) -> None:
+def _run_and_exit(folder: Path, last: int | None) -> None:
     try:
+        calls = Calls(last)
         torch.save(run(folder).state_dict(), folder / "solver.pt")
+        calls.write(folder / "calls")
     except BaseException:
         traceback.print_exc()
         os._exit(1)

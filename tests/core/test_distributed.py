@@ -71,7 +71,8 @@ def test_what_cannot_be_shared_is_refused() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("lightning_fabric", reason="needs spanlift[distributed]")
     folder = tmp_path_factory.mktemp("trained")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PYTHONWARNINGS": "error"}
     command = [sys.executable, str(ROOT / "tests/core/two_processes.py"), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

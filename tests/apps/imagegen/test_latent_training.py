@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -221,12 +220,10 @@ def test_a_killed_run_ends_as_one_that_was_not(quick: Options, tmp_path: Path) -
     train.main(options)
     killed = replace(options, out=str(tmp_path / "killed"), text_cache=str(tmp_path / "text"))
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    for place in ("killed/pairs/written", "killed/run/checkpoint.pt"):
-        with subprocess.Popen(command(killed), cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None and not (tmp_path / place).exists():
-                time.sleep(0.01)
-            process.kill()
-        assert process.returncode == -signal.SIGKILL
+    for place in ("killed/pairs/written/c", "killed/run/checkpoint.pt"):
+        dying = [sys.executable, "tests/dying.py", place, "1", *command(killed)[2:]]
+        done = subprocess.run(dying, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "killed" / "solver.safetensors").exists()
     train.main(killed)
     for name in ("solver.safetensors", "base/solver.safetensors"):  # whose header has its parts in any order

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -170,18 +168,14 @@ def test_a_killed_run_ends_as_one_that_was_not(model_file: str, tmp_path: Path) 
     """kill -9 while it fills the cache, trains the base, or trains the operator."""
     options = quick(model_file, tmp_path / "whole", iterations=40, base_iterations=10, batch=3, pairs=24, teacher_nfe=9)
     train.main(options)
-    command = [sys.executable, "-m", "apps.imagegen.train", "--model", model_file, "--out", str(tmp_path / "killed")]
+    command = ["apps.imagegen.train", "--model", model_file, "--out", str(tmp_path / "killed")]
     for name in ("iterations", "base_iterations", "batch", "pairs", "held_out", "teacher_nfe", "width", "loss"):
         command += [f"--{name}", str(getattr(options, name))]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    moments = random.Random(0)
-    for place in ("pairs/written", "run/checkpoint.pt"):
-        with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None and not (tmp_path / "killed" / place).exists():
-                time.sleep(0.01)
-            time.sleep(moments.uniform(0, 0.05))
-            process.kill()
-        assert process.returncode == -signal.SIGKILL
+    for place, count in (("pairs/written/c", 3), ("base/run/checkpoint.pt", 1), ("killed/run/checkpoint.pt", 1)):
+        dying = [sys.executable, "tests/dying.py", place, str(count), *command]
+        killed = subprocess.run(dying, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "killed" / "solver.safetensors").exists()
     train.main(replace(options, out=str(tmp_path / "killed")))
     for name in ("solver.safetensors", "base/solver.safetensors"):

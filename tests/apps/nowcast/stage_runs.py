@@ -1,5 +1,5 @@
 """Tiny trainings of every stage, on one process, on two, killed and gone on with: `python stage_runs.py` reads lines of
-(run as JSON, folder), forks each, and answers with its number and then with its exit status.
+(run as JSON, folder), forks each, and answers with its exit status.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch._dynamo  # torch.utils.checkpoint and core.sharding import these late: not in every fork
 import torch.distributed.fsdp
+from dying import Calls
 from lightning_fabric import Fabric
 
 from apps.nowcast.codec import Codec
@@ -57,6 +58,10 @@ class Run:
     sharded: bool = False
     first: bool = False
     stops_at: int | None = None
+    dies_at: int | None = None
+    """Number of the call, of Python's or C's functions, at which it is killed."""
+    counts: bool = False
+    """Whether the number of its calls is left beside the folder."""
 
 
 def made_windows() -> Windows:
@@ -127,7 +132,10 @@ def stopping(last: int, rows: int, portion: Portion) -> tuple[slice, float]:
 def start(run: Run, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if run.processes == 1:
+        calls = Calls(run.dies_at) if run.counts or run.dies_at else None
         train(run, folder, Execution(passes=run.passes, rematerialise=run.rematerialise))
+        if calls:
+            calls.write(folder.with_suffix(".calls"))
         return
     fabric = Fabric(accelerator="cpu", devices=run.processes, strategy="ddp_fork")
     fabric.launch(worker, run, folder)
@@ -149,7 +157,6 @@ def serve() -> None:
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)
-        print(process, flush=True)
         status = os.waitpid(process, 0)[1]
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process, signal.SIGKILL)  # what it left behind

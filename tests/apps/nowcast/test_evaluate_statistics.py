@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,16 +150,10 @@ def test_a_killed_run_goes_on_to_the_same_statistics(kept: Path, places: dict[st
     words = ["--data", places["data"], "--model", places["model"], "--methods", "ddim-2,ddpm-1", "--batch", "4"]
     words += ["--statistics", str(statistics), "--json", str(tmp_path / "e.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "apps.nowcast.evaluate", *words], env=environment, cwd=Path(__file__).parents[3],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    first = tmp_path / "s.zarr.pending" / "ddim-2"
-    until = time.monotonic() + 250
-    while not list(first.glob("event-*.npz")) and not (statistics / "ddim-2").exists() and time.monotonic() < until:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = [sys.executable, "tests/dying.py", "s.zarr.pending/ddim-2/event-", "1", "apps.nowcast.evaluate", *words]
+    root = Path(__file__).parents[3]
+    killed = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     options = EvaluateOptions(
         **places, methods="ddim-2,ddpm-1", batch=4, statistics=str(statistics), json=str(tmp_path / "e.json")
     )

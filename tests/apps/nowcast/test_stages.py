@@ -3,14 +3,12 @@ killed at any moment it ends as one that was not."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[3]
-Start = Callable[..., tuple[int, float]]
-"""(folder, stage, seconds to live, how it is executed) -> exit status of the run in that folder, seconds it took."""
+Start = Callable[..., int]
+"""(folder, stage, how it is executed) -> exit status of the run in that folder."""
 Alone = Callable[[str], Path]
 """Stage -> folder of its first iteration in one process and one pass."""
 STAGES = {
@@ -41,22 +39,17 @@ CUT = {"processes": 2, "passes": 2, "rematerialise": True, "sharded": True}
 @pytest.fixture(scope="module")
 def start() -> Iterator[Start]:
     pytest.importorskip("lightning_fabric", reason="needs spanlift[distributed]")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PYTHONWARNINGS": "error"}
     command = [sys.executable, str(ROOT / "tests/apps/nowcast/stage_runs.py")]
     with subprocess.Popen(command, stdin=-1, stdout=-1, text=True, cwd=ROOT, env=environment) as server:
         assert server.stdin is not None
         assert server.stdout is not None
         assert server.stdout.readline() == "ready\n"
 
-        def run(folder: Path, stage: str, seconds: float | None = None, **how: Any) -> tuple[int, float]:
+        def run(folder: Path, stage: str, **how: Any) -> int:
             print(json.dumps({"stage": stage, **how}), folder, file=server.stdin, flush=True)
-            process = int(server.stdout.readline())
-            began = time.monotonic()
-            if seconds is not None:
-                time.sleep(seconds)
-                with contextlib.suppress(ProcessLookupError):  # it has ended
-                    os.killpg(process, signal.SIGKILL)
-            return int(server.stdout.readline()), time.monotonic() - began
+            return int(server.stdout.readline())
 
         yield run
         server.stdin.close()
@@ -76,7 +69,7 @@ def alone(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Alone:
     def run(stage: str) -> Path:
         if stage not in folders:
             folders[stage] = tmp_path_factory.mktemp(stage)
-            assert start(folders[stage], stage, first=True)[0] == 0
+            assert start(folders[stage], stage, first=True) == 0
         return folders[stage]
 
     return run
@@ -98,7 +91,7 @@ def assert_same_gradient(one_folder: Path, other_folder: Path, stage: str) -> No
 def test_processes_in_passes_that_forget_have_the_gradient_of_one(
     start: Start, alone: Alone, tmp_path: Path, stage: str
 ) -> None:
-    assert start(tmp_path, stage, first=True, processes=2, passes=2, rematerialise=True)[0] == 0
+    assert start(tmp_path, stage, first=True, processes=2, passes=2, rematerialise=True) == 0
     assert_same_gradient(alone(stage), tmp_path, stage)
 
 
@@ -108,7 +101,7 @@ def test_a_solver_has_the_gradient_of_one(
     start: Start, alone: Alone, tmp_path: Path, stage: str, how: dict[str, Any]
 ) -> None:
     """Of three windows: processes or passes, not both."""
-    assert start(tmp_path, stage, first=True, **how)[0] == 0
+    assert start(tmp_path, stage, first=True, **how) == 0
     assert_same_gradient(alone(stage), tmp_path, stage)
 
 
@@ -118,19 +111,20 @@ def test_a_solver_has_the_gradient_of_one(
 def test_a_model_cut_over_processes_has_the_gradient_of_one(
     start: Start, alone: Alone, tmp_path: Path, stage: str
 ) -> None:
-    assert start(tmp_path, stage, first=True, **CUT)[0] == 0
+    assert start(tmp_path, stage, first=True, **CUT) == 0
     assert_same_gradient(alone(stage), tmp_path, stage)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_killed_again_and_again_ends_as_one_that_was_not(start: Start, tmp_path: Path, stage: str) -> None:
     """In whatever it does: encoding, the teacher's rollouts, the training, its checkpoint and log."""
-    status, seconds = start(tmp_path / "whole", stage)
-    assert status == 0
+    assert start(tmp_path / "whole", stage, counts=True) == 0
+    calls = int((tmp_path / "whole.calls").read_text())
     moments = random.Random(stage)
-    statuses = [start(tmp_path / "killed", stage, moments.uniform(0.1, 0.9) * seconds)[0] for _ in range(2)]
-    assert signal.SIGKILL in statuses
-    assert start(tmp_path / "killed", stage)[0] == 0
+    assert start(tmp_path / "killed", stage, dies_at=int(moments.uniform(0.1, 0.9) * calls)) == signal.SIGKILL
+    # What is left may have fewer calls.
+    assert start(tmp_path / "killed", stage, dies_at=int(moments.uniform(0.1, 0.9) * calls)) in (0, signal.SIGKILL)
+    assert start(tmp_path / "killed", stage) == 0
     run, weights = STAGES[stage]
     expected, got = (load_file(tmp_path / name / weights) for name in ("whole", "killed"))
     assert expected.keys() == got.keys()
@@ -143,11 +137,11 @@ def test_a_stage_killed_again_and_again_ends_as_one_that_was_not(start: Start, t
 def test_a_run_that_was_cut_goes_on_whole(start: Start, alone: Alone, tmp_path: Path) -> None:
     """Checkpoints hold whole tensors: the first iteration on two processes, with the gradient of one; the others on
     one."""
-    assert start(tmp_path / "cut", "diffusion", stops_at=1, **CUT)[0] == 0
+    assert start(tmp_path / "cut", "diffusion", stops_at=1, **CUT) == 0
     assert_same_gradient(alone("diffusion"), tmp_path / "cut", "diffusion")
     assert not (tmp_path / "cut/unet.safetensors").exists()
-    assert start(tmp_path / "cut", "diffusion")[0] == 0
-    assert start(tmp_path / "whole", "diffusion")[0] == 0
+    assert start(tmp_path / "cut", "diffusion") == 0
+    assert start(tmp_path / "whole", "diffusion") == 0
     logs = [
         [json.loads(line)["loss"] for line in (tmp_path / name / "unet/log.jsonl").read_text().splitlines()]
         for name in ("cut", "whole")

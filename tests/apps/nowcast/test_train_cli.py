@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -80,22 +79,12 @@ def test_a_killed_training_ends_like_one_that_was_not(
     options += ["--steps", "3"]
     whole = run_here("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path / "whole"), *options)
     assert whole.returncode == 0, whole.stderr
-    command = [
-        sys.executable,
-        "-m",
-        "apps.nowcast.train",
-        *common(tiny_store, tiny_model, tmp_path / "killed"),
-        *options,
-    ]
+    command = [sys.executable, "tests/dying.py", "run/checkpoint.pt", "2", "apps.nowcast.train"]
+    command += [*common(tiny_store, tiny_model, tmp_path / "killed"), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-    checkpoint = tmp_path / "killed/run/checkpoint.pt"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL  # before its end
-    assert checkpoint.exists()
+    killed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / "killed/run/checkpoint.pt").exists()
     resumed = run_here("apps.nowcast.train", *common(tiny_store, tiny_model, tmp_path / "killed"), *options)
     assert resumed.returncode == 0, resumed.stderr
     one, other = (load_file(tmp_path / name / "solver.safetensors") for name in ("whole", "killed"))
