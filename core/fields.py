@@ -189,23 +189,30 @@ class MixtureField(ScheduledField):
         logit = self.log_weights.to(x) - size / 2 * variance.log() - distance / 2
         return deviation, variance, logit.softmax(1)
 
+    def _data(self, x: Tensor, signal: Signal, components: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        deviation, variance, share = components
+        gain = signal.alpha * self.std.to(x) ** 2 / variance
+        return _mix(share, self.means.to(x)[None]) + _mix(share * gain, deviation)
+
+    def _noise(self, signal: Signal, components: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        deviation, variance, share = components
+        return _mix(share * signal.sigma / variance, deviation)
+
     def data(self, x: Tensor, t: Tensor) -> Tensor:
         """E[data | x] (B, *space): the perfect denoiser."""
         signal = self.schedule(t)
-        deviation, variance, share = self._components(x, signal)
-        gain = signal.alpha * self.std.to(x) ** 2 / variance
-        return _mix(share, self.means.to(x)[None]) + _mix(share * gain, deviation)
+        return self._data(x, signal, self._components(x, signal))
 
     def noise(self, x: Tensor, t: Tensor) -> Tensor:
         """E[noise | x] (B, *space)."""
         signal = self.schedule(t)
-        deviation, variance, share = self._components(x, signal)
-        return _mix(share * signal.sigma / variance, deviation)
+        return self._noise(signal, self._components(x, signal))
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         # from both expectations, not by `convert`: nothing is divided by sigma or alpha, so both ends are finite
         signal = self.schedule(t)
-        return signal.d_alpha * self.data(x, t) + signal.d_sigma * self.noise(x, t)
+        components = self._components(x, signal)
+        return signal.d_alpha * self._data(x, signal, components) + signal.d_sigma * self._noise(signal, components)
 
     def flow(self, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         """The exact solution at t_next from x (B, *space) at t, for one component or for a state of one number.

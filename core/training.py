@@ -115,6 +115,7 @@ def train_solver(
     """
     for network in frozen:
         check_frozen(network)
+        network.zero_grad(set_to_none=True)  # what its own training left is no sign of a change here
     before = [fingerprint(network) for network in frozen]
     low = autocast == "bfloat16"
     identity = {**(identity or {}), **({"autocast": autocast} if low else {})}

@@ -167,6 +167,15 @@ def list_frames(folder: Path, kind: Format, start: str | None = None, end: str |
     for one, two in pairwise(stamps):
         if one.time == two.time:
             raise UserError(f"expected one file a time, got {one.path} and {two.path} at {one.time}: move one away")
+    return between(stamps, start, end)
+
+
+def between(stamps: Sequence[Stamp], start: str | None, end: str | None) -> list[Stamp]:
+    """Those of `stamps`, which are in the order of time, from `start` to `end` (UTC, both included).
+
+    Raises:
+        UserError: none is.
+    """
     first = parse_utc(start, "--start") if start else stamps[0].time
     last = parse_utc(end, "--end") if end else stamps[-1].time
     chosen = [stamp for stamp in stamps if first <= stamp.time <= last]

@@ -19,8 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Options = TypeVar("Options")
 
-console = Console(stderr=True)
-"""Where people are talked to. stdout is kept for results."""
+console = Console(stderr=True, force_jupyter=False, force_terminal=None if sys.stderr.isatty() else False)
+"""Where people are talked to. stdout is kept for results.
+
+Bars move in terminals alone: a notebook, which says of itself that it is one, would show every frame of theirs.
+"""
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

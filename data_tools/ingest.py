@@ -1,4 +1,4 @@
-"""`python -m data_tools.ingest SRC --format knmi|fmi|mrms|sevir --out STORE.zarr`: radar archives to an event store."""
+"""`python -m data_tools.ingest SRC --format knmi|fmi|mrms|sevir|store --out STORE.zarr`: archives to an event store."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ from typing import Literal
 
 import numpy as np
 
-from data_tools.archive import Format, Stamp, describe_sessions, list_frames, number_runs, session_gaps, time_step
+from data_tools.archive import (
+    Format,
+    Stamp,
+    between,
+    describe_sessions,
+    list_frames,
+    number_runs,
+    session_gaps,
+    time_step,
+)
 from data_tools.cli import UserError, console, run
 from data_tools.fmi import Fmi
 from data_tools.knmi import Knmi
 from data_tools.mrms import Mrms
 from data_tools.progress import moving_bar
 from data_tools.quantities import RAINFALL_RATE, VIL
+from data_tools.recut import StoredArchive
 from data_tools.sevir import CRS, SevirArchive, SevirCut
 from data_tools.store import Event, require_free, write_store
 from data_tools.windows import Cut, chronological, cut_windows, longest_stretch
@@ -31,9 +41,10 @@ class Options:
     """Options of the command.
 
     Args:
-        src: folder of the archive, searched with its subfolders.
+        src: folder of the archive, searched with its subfolders, or an event store.
         out: the event store to write.
-        format: what the archive is.
+        format: what the archive is; store is an event store of rain rates with larger frames or longer events, made
+            by data_tools.storms or from arrays of your own (data_tools.store.write_store): it is cut and split anew.
         patch: height and width of a window in pixels of the archive.
         frames: frames of a window.
         stride: frames between the starts of training windows (default: as many as a window has; sevir half of it).
@@ -52,7 +63,7 @@ class Options:
 
     src: str
     out: str
-    format: Literal["knmi", "fmi", "mrms", "sevir"]
+    format: Literal["knmi", "fmi", "mrms", "sevir", "store"]
     patch: int = 128
     frames: int = 13
     stride: int | None = None
@@ -120,7 +131,10 @@ def plan(options: Options, kind: Format) -> tuple[list[Stamp], list[str | None],
     Raises:
         UserError: what `list_frames`, `number_runs` and `chronological` refuse; no unbroken run as long as a window.
     """
-    listed = list_frames(Path(options.src), kind, options.start, options.end)
+    if isinstance(kind, StoredArchive):
+        listed = between(kind.stamps(), options.start, options.end)
+    else:
+        listed = list_frames(Path(options.src), kind, options.start, options.end)
     step = time_step(listed)
     frame_step = max(1, kind.step_seconds // step) if options.frame_step is None else options.frame_step
     if frame_step < 1:
@@ -205,7 +219,8 @@ def main(options: Options) -> None:
     if options.format == "sevir":
         counts = ingest_sevir(options)
     else:
-        counts = ingest_radar(options, FORMATS[options.format])
+        kind = StoredArchive.open(options.src) if options.format == "store" else FORMATS[options.format]
+        counts = ingest_radar(options, kind)
     parts = ", ".join(f"{number} {split}" for split, number in sorted(counts.items()))
     print(f"{options.out}: {sum(counts.values())} events ({parts})")
 
@@ -216,6 +231,7 @@ if __name__ == "__main__":
         main,
         prog="python -m data_tools.ingest",
         description="Cut storm windows out of a radar archive into an event store.",
-        examples="example:\n  python -m data_tools.ingest radar/knmi --format knmi --out out/knmi.zarr",
-        positional=[("src", "folder of the archive, searched with its subfolders")],
+        examples="examples:\n  python -m data_tools.ingest radar/knmi --format knmi --out out/knmi.zarr\n"
+        "  python -m data_tools.ingest out/large.zarr --format store --patch 128 --out out/windows.zarr",
+        positional=[("src", "folder of the archive, searched with its subfolders, or an event store")],
     )

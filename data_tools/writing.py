@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +111,24 @@ def move_into_place(partial: Path, path: Path, overwrite: bool) -> None:
 
 
 def _remove_stale(path: Path, what: str) -> None:
-    """Remove what processes that no longer live left beside `path`; nobody else ever would."""
-    name = re.compile(rf"{re.escape(f'.{path.name}.{what}-')}([0-9]+)")
-    for entry in list(path.parent.iterdir()):
+    remove_left(path.parent, re.compile(rf"{re.escape(f'.{path.name}.{what}-')}([0-9]+)"))
+
+
+def remove_left(folder: Path, name: re.Pattern[str]) -> None:
+    """Remove what processes that no longer live left in a folder; nobody else ever would.
+
+    `name` matches whole names, and the number of the process in them by its first group. What cannot be removed stays.
+    """
+    if not folder.is_dir():
+        return
+    for entry in list(folder.iterdir()):
         match = name.fullmatch(entry.name)
         if match and not _lives(int(match.group(1))):
-            shutil.rmtree(entry, ignore_errors=True)
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    entry.unlink()
 
 
 def _lives(pid: int) -> bool:

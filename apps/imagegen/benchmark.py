@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,24 +18,31 @@ from apps.imagegen.models.latent.model import LatentModel
 from apps.imagegen.models.memory import enough_memory
 from apps.imagegen.prompt_options import PromptOptions, written
 from apps.imagegen.published import Published, load_published
+from apps.imagegen.tables.ablation_lines import ABLATIONS
 from apps.imagegen.tables.ingredients import folder_of
 from apps.imagegen.tables.latent import fill_latent
 from apps.imagegen.tables.latent_bench import LatentBench, find_scorers
 from apps.imagegen.tables.latent_lines import LATENT_SPECS, LatentSpec
 from apps.imagegen.tables.lines import SPECS, Spec
+from apps.imagegen.tables.listing import rows_of
 from apps.imagegen.tables.overhead import OverheadRecipe, fill_overhead
 from apps.imagegen.tables.plot import plot_table
 from apps.imagegen.tables.quality import Bench, QualityRecipe, fill_quality
 from apps.imagegen.tables.random_latents import RANDOM, random_latent
+from apps.imagegen.tables.s4s_lines import S4S_LATENT_SPECS, S4S_SPECS
 from apps.imagegen.tables.span import SpanRecipe, fill_span
 from apps.imagegen.tables.store import Store
 from apps.imagegen.tables.table import Filled, screen_table, write, write_several
+from apps.listing import show
+from apps.listing import write as write_rows
 from apps.processes import check_device
 from core.names import nearest
 from data_tools.cli import UserError, check_outputs, console, joined, run
 
+PIXEL_TABLES: Mapping[str, Spec] = {**SPECS, **ABLATIONS, **S4S_SPECS}
+LATENT_TABLES: Mapping[str, LatentSpec] = {**LATENT_SPECS, **S4S_LATENT_SPECS}
 TABLES = {
-    **{name: spec.title for name, spec in (*SPECS.items(), *LATENT_SPECS.items())},
+    **{name: spec.title for name, spec in (*PIXEL_TABLES.items(), *LATENT_TABLES.items())},
     "out-of-span": "Part of SpanLift's correction outside the span of the velocities",
     "overhead": "Parameters, operations and time that SpanLift adds",
 }
@@ -75,7 +82,7 @@ class BenchmarkOptions(PromptOptions):
         out: folder of cells and tables. Cells that are finished there are kept when the command is started again.
         json: file of the table; an existing one needs --overwrite, but for the default one, TABLE.json in the folder.
         overwrite: replace a file that exists.
-        list: show the tables and end.
+        list: show the tables, what each takes, what of that is here and its command, and end; --json writes it too.
         prompts: see `PromptOptions`, as the options after it.
     """
 
@@ -108,8 +115,10 @@ def main(options: BenchmarkOptions) -> None:
             should be.
     """
     if options.list:
-        for name, title in TABLES.items():
-            print(f"{name:14} {title}")
+        rows = rows_of(TABLES, {**PIXEL_TABLES, **LATENT_TABLES}, options.solvers)
+        if options.json is not None:
+            write_rows(rows, Path(options.json), options.overwrite)
+        show(rows)
         return
     if options.table not in TABLES:
         known = ", ".join(TABLES)
@@ -125,7 +134,7 @@ def main(options: BenchmarkOptions) -> None:
     check_outputs([path, csv, picture, out / "cells" / "cell"], overwrite=True)
     check_outputs([path], options.overwrite or options.json is None)
     check_device(options.device)
-    latent = LATENT_SPECS.get(options.table)
+    latent = LATENT_TABLES.get(options.table)
     store, published = Store(out / "cells"), load_published()
     settings = {key: value for key, value in written(options).items() if key not in UNWRITTEN}
     if options.teacher_nfe is None:
@@ -163,7 +172,7 @@ def _filled(options: BenchmarkOptions, store: Store, published: Published) -> Fi
         model = options.load(name, options.device, options.precision)
         recipe = SpanRecipe(options.samples, options.batch or 32, options.seed)
         return fill_span(model, name, options.solvers or folder_of(model), nfe, recipe, store, published)
-    spec = SPECS[options.table]
+    spec = PIXEL_TABLES[options.table]
     counts = _counts(options, spec.nfe)
     name = options.model or spec.model
     bench, lacking = _bench(options, spec)

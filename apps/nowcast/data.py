@@ -18,6 +18,7 @@ from apps.nowcast.stored_frames import Frames, Place, StoredFrames, join_frames
 from data_tools.cli import UserError
 from data_tools.quantities import QUANTITIES, Quantity
 from data_tools.sevir_events import SevirEvents
+from data_tools.sources import pixel_of
 from data_tools.split_files import Part, read_split
 from data_tools.store import EventStore
 from data_tools.storms import StormConfig, generate
@@ -48,6 +49,7 @@ class Windows:
         times: first time of each window.
         quantity: what the frames hold.
         time_step_minutes: time between frames of each event, (events,).
+        north_up: of each event, whether row 0 is the northernmost, as the archive says; empty where nobody told.
     """
 
     frames: Frames
@@ -56,6 +58,7 @@ class Windows:
     times: tuple[str, ...]
     quantity: Quantity
     time_step_minutes: np.ndarray
+    north_up: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -133,6 +136,7 @@ def load_windows(
         tuple(t for part in parts for t in part.times),
         first.quantity,
         np.concatenate([part.time_step_minutes for part in parts]),
+        tuple(up for part in parts for up in part.north_up),
     )
 
 
@@ -162,6 +166,7 @@ def _read_source(source: str, split: str, length: int, events: int | None, seed:
         tuple(str(table.times(e)[s]) for e, s in windows),
         table.quantity,
         np.full(len(windows), table.time_step_seconds / 60.0),
+        (pixel_of(table)[1] < 0,) * len(windows),
     )
 
 
@@ -185,7 +190,8 @@ def _cut(table: EventTable, source: str, split: str, length: int) -> list[tuple[
     chosen = table.indices(split)
     if not chosen:
         raise UserError(
-            f"expected events of split {split} in {source}, got none; choose another --split or ingest again"
+            f"expected events of split {split} in {source}, got none; choose another --split, or split the store by "
+            "data_tools.ingest --format store"
         )
     if table.shape[1] < length:
         raise UserError(
@@ -217,6 +223,7 @@ def _synthetic(split: str, length: int, events: int, seed: int) -> Windows:
         tuple(str(event.times[0]) for event in made),
         QUANTITIES["rainfall_rate"],
         np.full(events, 5.0),
+        (True,) * events,
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.progress import TaskID
 
+from apps import listing
 from apps.nowcast.aligned import Alignment, load_alignment_of
 from apps.nowcast.data import SYNTHETIC, listed_windows, load_windows
 from apps.nowcast.evaluate_options import EvaluateOptions, check
@@ -23,6 +24,7 @@ from apps.nowcast.reporting import write_report
 from apps.nowcast.reporting.provenance import command, versions
 from apps.nowcast.step_counts import parse_counts
 from apps.nowcast.table import Json
+from apps.nowcast.tables.listing import briefly, tables
 from apps.nowcast.verification.fractions import WINDOWS
 from apps.nowcast.verification.results import Evaluation, show, write
 from apps.nowcast.verification.scope import Events, Picture, Scope, differing
@@ -45,6 +47,9 @@ def main(options: EvaluateOptions) -> None:
         UserError: model, data, solver, method or output are not what they should be.
     """
     check(options)
+    if options.list:
+        _list(options)
+        return
     try:
         if options.from_statistics is not None:
             _from_stores(options)
@@ -52,6 +57,13 @@ def main(options: EvaluateOptions) -> None:
             _evaluate(options)
     except (ValueError, FloatingPointError) as error:
         raise UserError(str(error)) from error
+
+
+def _list(options: EvaluateOptions) -> None:
+    rows = tables()
+    if options.json is not None:
+        listing.write(rows, Path(options.json), options.overwrite)
+    listing.show(briefly(rows))
 
 
 def _evaluate(options: EvaluateOptions) -> None:
@@ -127,7 +139,8 @@ def _store(options: EvaluateOptions, path: Path, evaluator: Evaluator, fabric: F
         moved = motions(windows, evaluator.nowcaster.context_frames)
         events = Events(windows.ids, windows.sources, windows.times, windows.time_step_minutes, moved)
         event = evaluator.pictured
-        picture = Picture(windows.ids[event], evaluator.context(event), evaluator.truth(event))
+        up = windows.north_up[event] if windows.north_up else None
+        picture = Picture(windows.ids[event], evaluator.context(event), evaluator.truth(event), up)
         about: dict[str, Json] = {
             "data": options.data,
             "split": options.split,
@@ -247,7 +260,8 @@ if __name__ == "__main__":
   python -m apps.nowcast.evaluate --data out/knmi.zarr --events 2 --members 1 --methods ddim-100,ddpm-1000,heun-3
   python -m apps.nowcast.evaluate --data out/knmi.zarr --statistics out/knmi-stats.zarr --baseline persistence
   python -m apps.nowcast.evaluate --from out/knmi-stats.zarr --strata season,wetness --json out/s.json
-  python -m apps.nowcast.evaluate --methods persistence,ddim-2,ddim-5,ddim-10 --report out/report.html""",
+  python -m apps.nowcast.evaluate --methods persistence,ddim-2,ddim-5,ddim-10 --report out/report.html
+  python -m apps.nowcast.evaluate --list""",
         argv=["--from_statistics" + word.removeprefix("--from") if _is_from(word) else word for word in sys.argv[1:]],
         configs=CONFIGS,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,9 @@ from data_tools.cli import UserError, check_folder, check_outputs
 DEFAULT_JSON = "out/evaluation.json"
 WITH_FROM = {"from_statistics", "cluster", "baseline", "strata", "json", "png", "report", "overwrite"}
 """Options that have a meaning where statistics are told again."""
+
+WITH_LIST = {"list", "json", "overwrite"}
+"""Options that have a meaning where tables are listed."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class EvaluateOptions:
         png: where to draw the picture; beside the JSON by default. Where there are members to compare, their
             calibration is drawn beside it, in a file whose name ends in -calibration.
         report: where to write a report of it all, one HTML file that needs nothing else.
+        list: show every table and figure that can be made, with what each takes, what of that is here, and the command;
+            with --json write that instead of numbers.
         overwrite: replace outputs that exist.
         device: cpu, cuda, cuda:1, ...
         devices: so many processes share the windows, one device each.
@@ -90,6 +96,7 @@ class EvaluateOptions:
     json: str | None = None
     png: str | None = None
     report: str | None = None
+    list: bool = False
     overwrite: bool = False
     device: str = "cpu"
     devices: int = 1
@@ -101,7 +108,7 @@ class EvaluateOptions:
         return () if self.strata is None else parse_kinds(self.strata)
 
     @property
-    def stores(self) -> list[Path]:
+    def stores(self) -> Sequence[Path]:
         """Those of --from."""
         return [Path(part.strip()) for part in (self.from_statistics or "").split(",") if part.strip()]
 
@@ -115,6 +122,9 @@ class EvaluateOptions:
 
 def check(options: EvaluateOptions) -> None:
     """Raise UserError for what is wrong without looking at any data."""
+    if options.list:
+        _check_idle(options, WITH_LIST, "--list, which scores nothing")
+        return
     if options.seed < 0:
         raise UserError(f"expected --seed of 0 or more, got {options.seed}")
     for name in ("events", "members", "batch"):
@@ -139,8 +149,13 @@ def check(options: EvaluateOptions) -> None:
     if options.from_statistics is not None:
         if not options.stores or options.statistics is not None:
             raise UserError("expected --from STORE[,STORE] without --statistics, got another; leave one out")
-        given = [each.name for each in fields(options) if getattr(options, each.name) != each.default]
-        if idle := [name for name in given if name not in WITH_FROM]:
-            raise UserError(f"expected no --{idle[0]} with --from, which forecasts nothing: leave it out")
+        _check_idle(options, WITH_FROM, "--from, which forecasts nothing")
     elif options.statistics is not None:
         check_folder(Path(options.statistics), "--statistics")
+
+
+def _check_idle(options: EvaluateOptions, meant: Set[str], why: str) -> None:
+    """Refuse options that were given and mean nothing beside another."""
+    given = [each.name for each in fields(options) if getattr(options, each.name) != each.default]
+    if idle := [name for name in given if name not in meant]:
+        raise UserError(f"expected no --{idle[0]} with {why}: leave it out")

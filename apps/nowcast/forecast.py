@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from apps.nowcast.evaluate import SHIPPED_SOLVERS
-from apps.nowcast.forecasting.clock import Deadline
+from apps.nowcast.forecasting.clock import Costs, Deadline
 from apps.nowcast.forecasting.ensemble import Ensemble
-from apps.nowcast.forecasting.extrapolation import warm_up
 from apps.nowcast.forecasting.inputs import open_source, read_scene
 from apps.nowcast.forecasting.options import ForecastOptions, check, pictures_of
-from apps.nowcast.forecasting.production import Nowcast, Order, Report, produce
+from apps.nowcast.forecasting.production import Nowcast, Order, Report, produce, warm_up
 from apps.nowcast.forecasting.scene import Scene
 from apps.nowcast.forecasting.watching import Landed, stamped, watch
 from apps.nowcast.methods import Method, load_methods, parse_methods
 from apps.nowcast.nowcaster import ASSETS, Nowcaster
 from apps.nowcast.output.attributes import file_hashes
+from apps.nowcast.output.leftovers import clear
 from data_tools.archive import parse_utc
 from data_tools.cli import UserError, console, joined, progress_bar, run
 
@@ -31,7 +31,7 @@ DEFAULT_METHOD = "ddim-20"
 """For models that come without a solver."""
 
 RESERVE = 0.1
-"""Of a deadline, and a second at least: kept for the fallback to be written."""
+"""Of a deadline: kept for the fallback to be written, at least; more where writing was measured to take more."""
 
 
 @dataclass(frozen=True)
@@ -75,38 +75,51 @@ def main(options: ForecastOptions) -> None:
     """
     check(options)
     service = Service.load(options)
+    costs = Costs()
     if options.deadline is not None:
-        warm_up()
+        costs = warm_up(Path(options.out), _order(options, service), service.nowcaster.target_frames)
     if options.watch is None:
-        deadline = _deadline(options, time.monotonic())
+        deadline = _deadline(options, time.monotonic(), costs)
         at = parse_utc(options.time, "--time") if options.time else None
-        scene = _scene(service, options.input, options.event, at)
+        scene = _scene(service, options.input, options.event, at, deadline)
         _serve(options, service, scene, Path(options.out), deadline)
         return
+    for place in (Path(options.out), *pictures_of(Path(options.out))):
+        clear(place, stamped=True)
 
     def serve(landed: Landed) -> None:
         assert options.watch is not None
         out = stamped(Path(options.out), landed.time)
         if out.exists() and not options.overwrite:
             raise UserError(f"{out} is there already: waiting for the next frame")
-        scene = _scene(service, options.watch, None, None)
+        deadline = _deadline(options, landed.seen, costs)
+        scene = _scene(service, options.watch, None, None, deadline)
         if scene.init_time != landed.time:
             raise UserError(f"the frame of {landed.time} cannot be used: {'; '.join(scene.notes)}")
-        _serve(options, service, scene, out, _deadline(options, landed.seen))
+        _serve(options, service, scene, out, deadline)
 
     console.print(f"watching {options.watch}", soft_wrap=True, highlight=False)
     watch(Path(options.watch), serve, poll=options.poll, runs=options.runs, complain=_say)
 
 
-def _scene(service: Service, path: str, event: str | None, at: np.datetime64 | None) -> Scene:
+def _scene(
+    service: Service, path: str, event: str | None, at: np.datetime64 | None, deadline: Deadline | None
+) -> Scene:
     nowcaster = service.nowcaster
-    return read_scene(open_source(path, event, at), nowcaster.context_frames, nowcaster.time_steps, at)
+    return read_scene(open_source(path, event, at), nowcaster.context_frames, nowcaster.time_steps, at, deadline)
 
 
-def _deadline(options: ForecastOptions, seen: float) -> Deadline | None:
+def _deadline(options: ForecastOptions, seen: float, costs: Costs) -> Deadline | None:
     if options.deadline is None:
         return None
-    return Deadline(options.deadline, max(1.0, RESERVE * options.deadline), start=seen)
+    return Deadline(options.deadline, RESERVE * options.deadline, start=seen, costs=costs)
+
+
+def _order(options: ForecastOptions, service: Service) -> Order:
+    return Order(
+        options.members, options.seed, options.thresholds, options.mean, service.checkpoints,
+        command=f"python -m apps.nowcast.forecast {shlex.join(sys.argv[1:])}".strip(), institution=options.institution,
+    )  # fmt: skip
 
 
 def _serve(options: ForecastOptions, service: Service, scene: Scene, out: Path, deadline: Deadline | None) -> Nowcast:
@@ -116,13 +129,11 @@ def _serve(options: ForecastOptions, service: Service, scene: Scene, out: Path, 
         service.nowcaster, service.method, scene,
         overlap=options.overlap, batch=options.batch, sample_dry=options.sample_dry,
     )  # fmt: skip
-    order = Order(
-        options.members, options.seed, options.thresholds, options.mean, service.checkpoints,
-        command=f"python -m apps.nowcast.forecast {shlex.join(sys.argv[1:])}".strip(), institution=options.institution,
-    )  # fmt: skip
+    for picture in pictures_of(out):
+        clear(picture)
     try:
         with progress_bar() as bar:
-            nowcast = produce(out, ensemble, order, deadline, _reporting(bar))
+            nowcast = produce(out, ensemble, _order(options, service), deadline, _reporting(bar))
     except FloatingPointError as error:
         raise UserError(str(error)) from error
     seconds = time.monotonic() - (deadline.start if deadline else began)
@@ -133,6 +144,8 @@ def _serve(options: ForecastOptions, service: Service, scene: Scene, out: Path, 
         written += draw(pictures_of(out)[0], scene, nowcast, options.thresholds)
     for line in _remarks(scene, nowcast):
         _say(line)
+    if deadline and seconds > deadline.seconds:
+        _say(f"late: it took {seconds:.1f} s, and {deadline.seconds:g} s were given")
     _say(f"wrote {' and '.join(map(str, written))} in {seconds:.1f} s")
     return nowcast
 

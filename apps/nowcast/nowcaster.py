@@ -206,7 +206,7 @@ class Nowcaster(nn.Module):
         if windows.frames.shape[2:] != self.frame_size:
             raise UserError(
                 f"expected frames of {self.frame_size} pixels, got {windows.frames.shape[2:]}; "
-                f"ingest with --patch {self.frame_size[0]}"
+                f"ingest with --patch {self.frame_size[0]}, an event store of larger frames with --format store"
             )
         known = self.time_steps or windows.time_step_minutes.tolist()
         low, high = min(known), max(known)

@@ -35,6 +35,7 @@ def plot_nowcasts(
     quantity: Named,
     *,
     step_minutes: float = 5.0,
+    north_up: bool | None = None,
     title: str = "",
     notes: Mapping[str, str] | None = None,
 ) -> None:
@@ -47,6 +48,7 @@ def plot_nowcasts(
         forecasts: label -> (leads, y, x), in the order of the rows.
         quantity: its name picks the colours (`COLOUR_SCALES`).
         step_minutes: time between frames; the last context frame is minute 0.
+        north_up: whether row 0 is the northernmost; by default as the archives of the quantity have it.
         title: above everything.
         notes: label -> a short second line under the row's label, such as its score.
 
@@ -77,7 +79,7 @@ def plot_nowcasts(
             left = _LABELS + column * (_PANEL + _GAP)
             box = (left / size[0], top / size[1], _PANEL / size[0], panel_height / size[1])
             axes = figure.add_axes(box)
-            draw_frame(axes, frame, scale, north_up=scale.north_up)
+            draw_frame(axes, frame, scale, north_up=scale.north_up if north_up is None else north_up)
             if row < 2:
                 axes.set_title(_lead_label((first + column) * step_minutes), fontsize=9, pad=3)
     _colour_bar(figure, size, scale)

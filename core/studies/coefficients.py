@@ -27,8 +27,9 @@ from core.solvers.ipndm import IPNDM, WEIGHTS
 from core.solvers.multistep import combine, remember
 from core.state import Solver, State, VelocityField, integrate, observe, push
 from core.supervision import Example
-from core.training import train_solver
+from core.training import RunToEnd, train_solver
 
+TEACHER_STEPS = 100
 GIVEN_STATES = 4
 """Exact states that all methods start from, so that their histories are the same."""
 
@@ -94,14 +95,29 @@ class CoupledDrift:
         spread = math.sqrt(0.1 / math.sqrt(dimension))
         self.coupling = spread * normal(problems, dimension, dimension) - torch.eye(dimension, dtype=torch.float64) / 2
         self.powers = torch.arange(degree + 1, dtype=torch.float64)
+        self._kept: dict[float, tuple[Tensor, Tensor]] = {}
 
     def truth(self, clock: Tensor) -> Tensor:
         """y_true (P, 1, D)."""
-        return (self.coefficients @ (1 - clock) ** self.powers)[:, None]
+        return self._known(clock)[0]
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        rate = self.coefficients[..., 1:] @ (self.powers[1:] * (1 - t) ** (self.powers[1:] - 1))
-        return -(rate[:, None] + (x - self.truth(t)) @ self.coupling.mT)
+        truth, rate = self._known(t)
+        return -(rate + (x - truth) @ self.coupling.mT)
+
+    def _known(self, clock: Tensor) -> tuple[Tensor, Tensor]:
+        """y_true and y_true' (P, 1, D); kept where there is no gradient: runs on one grid ask for the same times."""
+        if clock.requires_grad:
+            return self._at(clock)
+        time = float(clock)
+        if time not in self._kept:
+            self._kept[time] = self._at(clock)
+        return self._kept[time]
+
+    def _at(self, clock: Tensor) -> tuple[Tensor, Tensor]:
+        powers = (1 - clock) ** self.powers
+        rate = self.coefficients[..., 1:] @ (self.powers[1:] * powers[:-1])
+        return (self.coefficients @ powers)[:, None], rate[:, None]
 
     def exact(self, off: Tensor, clock: Tensor) -> Tensor:
         """The solution (P, starts, D) that starts off the truth by `off`."""
@@ -162,6 +178,15 @@ class _Fitted(nn.Module):
         return self.given.step(field, state, t_next)
 
 
+def teacher_errors(study: CoefficientStudy, degrees: Iterable[int], steps: int = TEACHER_STEPS) -> list[Interval]:
+    """Relative L2 errors on held-out starts of a teacher, Adams-Bashforth of order 4 with many steps, by degree."""
+    found = []
+    for degree in degrees:
+        field, _, unseen = _problems(study, degree)
+        found.append(bootstrap_mean(_errors(field, IPNDM(4), unseen, _grid(steps))))
+    return found
+
+
 def study_coefficients(
     study: CoefficientStudy, settings: Iterable[tuple[int, int]], directory: Path, orders: Iterable[int] = (1, 2, 3, 4)
 ) -> list[CoefficientRow]:
@@ -185,14 +210,8 @@ def study_coefficients(
 
 
 def _row(study: CoefficientStudy, degree: int, steps: int, order: int, directory: Path) -> CoefficientRow:
-    generator = torch.Generator().manual_seed(1000 * study.seed + degree)
-    field = CoupledDrift(study.problems, study.dimension, degree, generator)
-    off = torch.randn(
-        study.problems, study.starts + study.held_out, study.dimension, generator=generator, dtype=torch.float64
-    )
-    off[:, 0] = 0
-    grid = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    seen, unseen = off[:, : study.starts], off[:, study.starts :]
+    field, seen, unseen = _problems(study, degree)
+    grid = _grid(steps)
     fitted = FreeCoefficients(order, steps, study.problems)
     example = Example(field.exact(seen, grid[0]), None, field.exact(seen, grid[-1]))
     train_solver(
@@ -203,21 +222,38 @@ def _row(study: CoefficientStudy, degree: int, steps: int, order: int, directory
         lambda end, example: _relative(end, example.endpoint).square().mean(),
         FitConfig(study.iterations, study.learning_rate, clip=math.inf, checkpoint_every=study.iterations),
         directory / f"degree{degree}-steps{steps}-order{order}-seed{study.seed}",
+        run=RunToEnd(rematerialise=False),  # states here are small: to keep them is quicker
         identity={"study": repr(study)},
     )
-
-    @torch.no_grad()
-    def errors(solver: Solver, off: Tensor) -> Tensor:
-        given = GivenStart(solver, _given(field, off, grid))
-        end = integrate(field, given, field.exact(off, grid[0]), grid).x
-        return _relative(end, field.exact(off, grid[-1])).mean(1)
-
-    standard, optimised = errors(IPNDM(order), unseen), errors(fitted, unseen)
-    truth = [errors(solver, off[:, :1]) for solver in (IPNDM(order), fitted)]
+    standard, optimised = (_errors(field, solver, unseen, grid) for solver in (IPNDM(order), fitted))
+    truth = [_errors(field, solver, seen[:, :1], grid) for solver in (IPNDM(order), fitted)]
     gain = (standard / optimised).log10()
     return CoefficientRow(
         degree, steps, order, *(bootstrap_mean(value) for value in (standard, optimised, gain, *truth))
     )
+
+
+def _problems(study: CoefficientStudy, degree: int) -> tuple[CoupledDrift, Tensor, Tensor]:
+    """The problems of a degree, with what starts to fit and to measure on are off the truth by (P, starts, D)."""
+    generator = torch.Generator().manual_seed(1000 * study.seed + degree)
+    field = CoupledDrift(study.problems, study.dimension, degree, generator)
+    off = torch.randn(
+        study.problems, study.starts + study.held_out, study.dimension, generator=generator, dtype=torch.float64
+    )
+    off[:, 0] = 0
+    return field, off[:, : study.starts], off[:, study.starts :]
+
+
+def _grid(steps: int) -> Tensor:
+    return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+
+
+@torch.no_grad()
+def _errors(field: CoupledDrift, solver: Solver, off: Tensor, grid: Tensor) -> Tensor:
+    """(P,) means over starts."""
+    given = GivenStart(solver, _given(field, off, grid))
+    end = integrate(field, given, field.exact(off, grid[0]), grid).x
+    return _relative(end, field.exact(off, grid[-1])).mean(1)
 
 
 def _given(field: CoupledDrift, off: Tensor, grid: Tensor) -> tuple[Tensor, ...]:

@@ -32,7 +32,7 @@ from core.schedules import EDM, Schedule
 from core.solvers.ipndm import IPNDM
 from core.state import Solver, integrate
 from core.supervision import Example
-from core.training import train_solver
+from core.training import RunToEnd, train_solver
 
 Operator = Literal["base", "scalar", "pointwise", "spatial-3", "spatial-5"]
 OPERATORS: tuple[Operator, ...] = ("base", "scalar", "pointwise", "spatial-3", "spatial-5")
@@ -137,16 +137,16 @@ def study_coupling(
 
 
 def build_operator(operator: Operator, study: CouplingStudy, steps: int, seed: int) -> Solver:
-    """The untrained solver, in float64."""
+    """The untrained solver."""
     base = IPNDM(2)
     if operator == "base":
         return base
     if operator == "scalar":
-        return Corrected(base, ScalarResidual(ScalarConfig(steps, history=2), chart_of(base))).double()
+        return Corrected(base, ScalarResidual(ScalarConfig(steps, history=2), chart_of(base)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = ResidualConfig(1, width=study.width, kernel=KERNELS[operator], blocks=1, history=2, steps=steps)
-        return spanlift(base, config, EDM()).double()
+        return spanlift(base, config, EDM())
 
 
 def _row(study: CouplingStudy, field: SineField, operator: Operator, steps: int, directory: Path) -> CouplingRow:
@@ -157,24 +157,37 @@ def _row(study: CouplingStudy, field: SineField, operator: Operator, steps: int,
     for seed in study.seeds if operator != "base" else (0,):
         solver = build_operator(operator, study, steps, seed)
         if isinstance(solver, nn.Module):
-            _train(solver, study, field, grid, seed, directory / f"{operator}-steps{steps}-seed{seed}")
+            train_on_sines(solver, study, field, grid, seed, directory / f"{operator}-steps{steps}-seed{seed}")
         with torch.no_grad():
             end = integrate(field, solver, x_T, grid).x
         floors = local_floors(field, solver, x_T, grid, field.flow)
-        mismatch = torch.stack([row.mismatch / row.target for row in floors])
-        floor = torch.stack([row.floor / row.target for row in floors])
-        error = (end - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
+        mismatch = torch.stack([row.relative().mismatch for row in floors])
+        floor = torch.stack([row.relative().floor for row in floors])
+        error = relative_error(end, exact)
         measured.append(
             torch.stack([error, mismatch.mean(0), floor.mean(0), (mismatch - floor).mean(0), mismatch[-1], floor[-1]])
         )
     return CouplingRow(operator, steps, *(bootstrap_mean(value) for value in torch.stack(measured).mean(0)))
 
 
-def _train(solver: nn.Module, study: CouplingStudy, field: SineField, grid: Tensor, seed: int, directory: Path) -> None:
+def relative_error(end: Tensor, exact: Tensor) -> Tensor:
+    """|end - exact| / |exact| of (B, *space), (B,)."""
+    return (end - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
+
+
+def train_on_sines(
+    solver: nn.Module, study: CouplingStudy, field: SineField, grid: Tensor, seed: int, directory: Path
+) -> None:
+    """Fit a solver in place to exact endpoints of fresh draws; the seed says which.
+
+    It is trained in the precision of what is fitted, and comes back in float64, which floors are measured in.
+    """
+    dtype = next(parameter.dtype for parameter in solver.parameters() if parameter.requires_grad)
+
     def example(iteration: int) -> Example:
         generator = torch.Generator().manual_seed(seed * study.iterations + iteration)
         x_T = field.draw(study.batch, study.sigma_max, generator)
-        return Example(x_T, None, field.flow(x_T, grid[0], grid[-1]))
+        return Example(x_T.to(dtype), None, field.flow(x_T, grid[0], grid[-1]).to(dtype))
 
     train_solver(
         solver,
@@ -184,5 +197,7 @@ def _train(solver: nn.Module, study: CouplingStudy, field: SineField, grid: Tens
         lambda end, example: (end - example.endpoint).square().mean(),
         FitConfig(study.iterations, study.learning_rate, checkpoint_every=study.iterations),
         directory,
+        run=RunToEnd(rematerialise=False),
         identity={"study": repr(study), "seed": seed},
     )
+    solver.double()

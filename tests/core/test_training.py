@@ -257,7 +257,9 @@ def frozen_field(frozen: nn.Module) -> DenoiserField:
 
 
 def test_frozen_networks_stay_as_they_are(tmp_path: Path) -> None:
-    frozen = network().requires_grad_(False)
+    frozen = network()
+    frozen(torch.ones(1, *SHAPE, dtype=torch.float64)).sum().backward()  # as a network that was trained just before
+    frozen.requires_grad_(False)
     before = fingerprint(frozen)
     train_solver(
         toy(4, width=4),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -203,3 +205,12 @@ def test_outputs_lie_beside_the_input(tmp_path: Path, monkeypatch: pytest.Monkey
     assert beside(Path(".."), named) == tmp_path / "a.png"
     with pytest.raises(UserError, match="expected --out, since nothing lies beside /"):
         beside(Path("/"), named)
+
+
+def test_bars_move_in_terminals_alone(tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """A notebook says FORCE_COLOR to the commands it runs, and would show every frame of a bar."""
+    small = ("--events", "2", "--patch", "16", "--frames", "2", "--out", str(tmp_path / "a.zarr"))
+    done = run_cli("data_tools.storms", *small, FORCE_COLOR="1")
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stderr
+    assert done.stderr.count("making storms") == 1

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from apps.imagegen.local_weights import read_network, require_weights, without_chatter
+from apps.imagegen.local_weights import find_weights, read_network, require_weights, without_chatter
 from apps.imagegen.rewards.scorer import pictures, quiet
 from data_tools.cli import UserError
 
@@ -52,6 +53,11 @@ class ClipScore:
         read = model.text_model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).pooler_output
         image, text = model.visual_projection(seen).double(), model.text_projection(read).double()
         return 100 * F.cosine_similarity(image, text).cpu()
+
+
+def at_hand() -> bool:
+    """Whether `load_clip` would find package and weights; imports nothing."""
+    return find_spec("transformers") is not None and find_weights(CLIP_VARIABLE, REPOSITORY) is not None
 
 
 def load_clip(device: torch.device | str = "cpu") -> ClipScore:

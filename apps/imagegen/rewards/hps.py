@@ -54,6 +54,15 @@ class HPS:
         return (found["image_features"].double() * found["text_features"].double()).sum(-1).cpu()
 
 
+def at_hand() -> bool:
+    """Whether `load_hps` would find package and weights; imports nothing."""
+    try:
+        _weights()
+    except UserError:
+        return False
+    return find_spec("hpsv2") is not None
+
+
 def load_hps(device: torch.device | str = "cpu") -> HPS:
     """HPS v2.1 on a device, its weights read without running what a file may hold.
 

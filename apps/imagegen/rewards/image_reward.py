@@ -58,6 +58,16 @@ class ImageReward:
         return scores.flatten().double().cpu()
 
 
+def at_hand() -> bool:
+    """Whether `load_image_reward` would find package and weights; imports nothing."""
+    try:
+        for name in FILES:
+            _file(name)
+    except UserError:
+        return False
+    return find_spec("ImageReward") is not None
+
+
 def load_image_reward(device: torch.device | str = "cpu") -> ImageReward:
     """ImageReward-v1.0 on a device, its weights read without running what a file may hold.
 

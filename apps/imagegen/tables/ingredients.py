@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,12 @@ Found = Ready | Missing | Impossible | Refused
 
 def folder_of(model: FrozenModel) -> str:
     """Where solvers of a model are kept unless the user says otherwise: apart from those of any other model."""
-    return f"out/solvers/{re.sub(r'[^A-Za-z0-9_.-]+', '_', model.name)}-{model.identity[:8]}"
+    return f"out/solvers/{safe_name(model.name)}-{model.identity[:8]}"
+
+
+def safe_name(name: str) -> str:
+    """A model's name as part of a folder's."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
 
 
 def find(model: FrozenModel, name: str, line: Line, nfe: int, folder: str, base: Line = BASE, also: str = "") -> Found:
@@ -84,9 +89,10 @@ def find(model: FrozenModel, name: str, line: Line, nfe: int, folder: str, base:
     )  # fmt: skip
     path = trained(Path(line.place(nfe, folder)))
     if path is None:
-        # a method that cannot take these calls is not worth a command
+        # a method that cannot take these calls is not worth a command; a grid that is searched is not worth the search
+        searched = line.grid is not None and core.GRIDS[line.grid].needs
         try:
-            build_method(model, spec)
+            build_method(model, replace(spec, grid=None) if searched else spec)
         except UserError as error:
             return Impossible(str(error))
         command = line.train_command(name, nfe, folder, also)

@@ -61,11 +61,6 @@ class LatentSpec(Spec):
         """Of the guided field."""
         return column // self.counted
 
-    @property
-    def base(self) -> Line:
-        """The row whose trained solver SpanLift corrects."""
-        return next(line for line in self.lines if line.key == "dyweight")
-
 
 def _hand(label: str, solver: str, order: int = 2, grid: str | None = None, schedule: str | None = None) -> Line:
     return Line(label=label, solver=solver, order=order, starts=False, grid=grid, schedule=schedule)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,8 +26,9 @@ class Line:
         by_steps: the columns count the steps of methods with one call a step, and this row takes as many.
         starts: whether its first step is analytic where the calls allow.
         order, grid: that it is built with; None is what suits solver and model.
-        recipe: name of the training recipe, `RECIPE-nfeN`, where the project has one; else options are spelt out.
+        recipe: name of the training recipe, `RECIPE-nfeCOLUMN`, where the project has one; else options are spelt out.
         options: of its training, where there is no recipe.
+        changes: options that its training has in place of those of the recipe, or beside the others.
         setting, schedule, published_base: of the published row, see `apps.imagegen.published.Row`.
         published_solver: method of that row, where it is another than `solver`.
     """
@@ -45,6 +46,7 @@ class Line:
     grid: str | None = None
     recipe: str = ""
     options: str = ""
+    changes: str = ""
     setting: str | None = None
     schedule: str | None = None
     published_base: str | None = None
@@ -70,12 +72,12 @@ class Line:
     def train_command(self, model: str, nfe: int, folder: str, also: str = "") -> str:
         """What trains the solver of the column; `also` are further options, as the model's prompts."""
         also = f" {also}" if also else ""
-        recipe = f"{self.recipe}-nfe{self.spent(nfe)}"
+        recipe = f"{self.recipe}-nfe{nfe}"
         if self.recipe and (RECIPES / f"{recipe}.yaml").is_file():
             parts = [f"python -m apps.imagegen.train --config {recipe} --model {model}{also}"]
             if self.base == BASE.solver:
                 parts.append(f"--base_path {BASE.place(self.spent(nfe), folder)}")
-            return " ".join([*parts, f"--out {self.place(nfe, folder)}"])
+            return " ".join([*parts, *filter(None, [self.changes]), f"--out {self.place(nfe, folder)}"])
         parts = [f"python -m apps.imagegen.train --model {model}{also} --solver {self.solver}"]
         if self.base:
             parts.append(f"--base {self.base}")
@@ -92,8 +94,7 @@ class Line:
         parts.append(f"--nfe {self.spent(nfe)}")
         if self.analytic(nfe):
             parts.append("--afs true")
-        if self.options:
-            parts.append(self.options)
+        parts += filter(None, [self.options, self.changes])
         return " ".join([*parts, f"--out {self.place(nfe, folder)}"])
 
     def place(self, nfe: int, folder: str) -> str:
@@ -120,6 +121,15 @@ class Spec:
     lines: tuple[Line, ...]
     nfe: tuple[int, ...] = (3, 4, 5, 6)
     note: str = ""
+
+    @property
+    def base(self) -> Line:
+        """The row whose trained solver SpanLift corrects, where the table has one."""
+        return next((line for line in self.lines if line.key == BASE.key), BASE)
+
+    def evaluations(self, column: int) -> int:
+        """What `--nfe` of all commands is, for a column."""
+        return column
 
 
 def _learned(solver: str, label: str, base: str | None = None, calls: int = 1) -> Line:
@@ -186,20 +196,44 @@ BASES = tuple(
     for line in pair
 )
 
+PLAIN = "s4s-alt-plain"
+"""Key of S4S-Alt as published, without an analytic first step."""
+
+
+def of_paper(lines: tuple[Line, ...], data: str) -> tuple[Line, ...]:
+    """The rows with their trainings by the papers' recipes for the data, where there are any."""
+    found = []
+    for line in lines:
+        if line.solver in ("dyweight", "spanlift"):
+            line = replace(line, recipe=f"{line.key}-{data}")
+        elif line.solver == "s4s-alt" and data in OF_S4S:
+            line = replace(line, key=PLAIN, order=3, starts=False, recipe=f"s4s-alt-{data}")
+        found.append(line)
+    return tuple(found)
+
+
+OF_S4S = ("cifar10", "ffhq", "afhqv2")
+"""Pixel models that S4S has."""
+IMAGENET64 = "imagenet-64x64-cond-adm"
+_BY_STEPS = "columns are matched by steps, as in the paper: Heun's method takes 15, 19 and 23 calls at 7, 9, 11"
+
 SPECS: Mapping[str, Spec] = MappingProxyType(
     {
         "digits": Spec(
             title="Digits, 16 x 16", data=None, model="digits", lines=METHODS
         ),
         "cifar10": Spec(
-            title="CIFAR-10, 32 x 32", data="cifar10", model="cifar10-32x32-uncond-vp", lines=METHODS
+            title="CIFAR-10, 32 x 32", data="cifar10", model="cifar10-32x32-uncond-vp",
+            lines=of_paper(METHODS, "cifar10"),
         ),
-        "ffhq": Spec(title="FFHQ, 64 x 64", data="ffhq", model="ffhq-64x64-uncond-vp", lines=METHODS),
+        "ffhq": Spec(
+            title="FFHQ, 64 x 64", data="ffhq", model="ffhq-64x64-uncond-vp", lines=of_paper(METHODS, "ffhq"),
+        ),
         "afhqv2": Spec(
-            title="AFHQv2, 64 x 64", data="afhqv2", model="afhqv2-64x64-uncond-vp", lines=METHODS
+            title="AFHQv2, 64 x 64", data="afhqv2", model="afhqv2-64x64-uncond-vp", lines=of_paper(METHODS, "afhqv2"),
         ),
         "imagenet64": Spec(
-            title="ImageNet, 64 x 64", data="imagenet64", model="imagenet-64x64-cond-adm", lines=METHODS
+            title="ImageNet, 64 x 64", data="imagenet64", model=IMAGENET64, lines=of_paper(METHODS, "imagenet64"),
         ),
         "operators": Spec(
             title="Classes of operators", data="sana-mjhq", model="digits", lines=OPERATORS,
@@ -210,8 +244,11 @@ SPECS: Mapping[str, Spec] = MappingProxyType(
         "base-solvers": Spec(
             title="Base solvers with and without SpanLift", data="imagenet64", model="digits",
             lines=BASES, nfe=(7, 9, 11),
-            note="columns are matched by steps, as in the paper: Heun's method takes 15, 19 and 23 calls at 7, 9, 11; "
-            "published for ImageNet-64",
+            note=f"{_BY_STEPS}; published for ImageNet-64",
+        ),
+        "base-solvers-imagenet64": Spec(
+            title="Base solvers with and without SpanLift, ImageNet, 64 x 64", data="imagenet64", model=IMAGENET64,
+            lines=of_paper(BASES, "imagenet64"), nfe=(7, 9, 11), note=_BY_STEPS,
         ),
     }
 )  # fmt: skip

@@ -113,7 +113,10 @@ def fill_quality(
         lacking: what would provide model or reference.
     """
     wanted = [(line, nfe) for line in spec.lines for nfe in counts]
-    found = {place: Missing(lacking) if bench is None else find(bench.model, name, *place, folder) for place in wanted}
+    found: dict[tuple[Line, int], Found] = {
+        place: Missing(lacking) if bench is None else find(bench.model, name, *place, folder, spec.base)
+        for place in wanted
+    }
     results = _results(bench, found, store)
     rows = {
         line.label: tuple(
@@ -212,7 +215,7 @@ def _notes(spec: Spec, bench: Bench | None) -> list[str]:
     notes = [spec.note] if spec.note else []
     if any(line.calls == 0 for line in spec.lines):
         notes.append("EPD's parallel evaluations count one by one in ours; the papers count those of a step as one")
-    if any(line.published_base == "ipndm" and line.schedule for line in spec.lines):
+    if any(line.published_base == "ipndm" and line.schedule and line.starts for line in spec.lines):
         notes.append(
             "methods of one call a step start analytically, as in the DyWeight paper; S4S, the source of S4S rows, "
             "does not mention it"

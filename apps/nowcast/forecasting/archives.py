@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,10 @@ class ArchiveFolder:
 
     @classmethod
     def open(cls, folder: Path) -> ArchiveFolder:
-        """List the frames of a folder.
+        """List the frames of a folder; of several files of one time, the one that changed last.
 
         Raises:
-            UserError: no frame of a known format, frames of several formats, or two files of one time.
+            UserError: no frame of a known format, or frames of several formats.
         """
         stamps: dict[str, list[Stamp]] = {name: [] for name in FORMATS}
         others = 0
@@ -45,12 +45,10 @@ class ArchiveFolder:
         if len(found) != 1:
             got = f"frames of {', '.join(found)}" if found else "none"
             raise UserError(f"expected radar frames of one of {', '.join(FORMATS)} in {folder}, got {got}")
-        listed = sorted(stamps[found[0]])
-        for one, two in pairwise(listed):
-            if one.time == two.time:
-                raise UserError(f"expected one file a time, got {one.path} and {two.path} at {one.time}: move one away")
-        notes = (f"{others} other files were passed over",) if others else ()
-        return cls(FORMATS[found[0]], tuple(listed), notes)
+        listed, notes = _one_a_time(stamps[found[0]])
+        if others:
+            notes += (f"{others} other files were passed over",)
+        return cls(FORMATS[found[0]], listed, notes)
 
     @property
     def name(self) -> str:
@@ -72,3 +70,28 @@ class ArchiveFolder:
         path = self.stamps[index].path
         (codes,) = self.kind.read([path])
         return unpack(codes, RAINFALL_RATE), Place.of_grid(self.kind.grid(path)), ()
+
+
+def _one_a_time(stamps: list[Stamp]) -> tuple[tuple[Stamp, ...], tuple[str, ...]]:
+    """(a file for each time, rising; what to say of those that were left out).
+
+    A composite that is sent again, corrected or moved to another subfolder, comes in a second file: the newer counts.
+    """
+    kept, doubled, example = [], 0, ""
+    for time, group in groupby(sorted(stamps), key=lambda stamp: stamp.time):
+        *others, newest = sorted(group, key=lambda stamp: (_changed(stamp.path), stamp.path))
+        kept.append(newest)
+        if others:
+            doubled, example = doubled + 1, f"{newest.path.name}, not {others[-1].path.name}, at {time}"
+            if newest.path.name == others[-1].path.name:
+                example = f"{newest.path}, not {others[-1].path}, at {time}"
+    told = f"several files of one time, {doubled} in all: the last changed counts: {example}"
+    return tuple(kept), (told,) if doubled else ()
+
+
+def _changed(path: Path) -> int:
+    """When a file was changed, in nanoseconds; of one that went away, before all others."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return -1

@@ -1,4 +1,5 @@
-"""Lagrangian persistence: what was last seen goes on as it went. It is sent when sampling would come too late."""
+"""What is sent when sampling would come too late: what was last seen goes on as it went (Lagrangian persistence, by
+pysteps or by one displacement), or stays as it was (Eulerian). `production` takes the best that there is time for."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def motion(frames: np.ndarray) -> tuple[float, float]:
     """(rows, columns) in pixels by which frames (N, H, W), finite, go on from one to the next: the median of the last
     displacements between them. One vector stands for the whole field."""
     pairs = [displacement(frames[k - 1], frames[k]) for k in range(max(1, len(frames) - _PAIRS), len(frames))]
-    rows, columns = np.median(np.array(pairs or [(0.0, 0.0)]), axis=0)
+    rows, columns = np.median(np.array(pairs), axis=0)
     return float(rows), float(columns)
 
 
@@ -42,36 +43,47 @@ def advect(frame: np.ndarray, step: tuple[float, float], leads: int) -> np.ndarr
     return np.stack(moved).astype(np.float32)
 
 
-def warm_up() -> None:
+def import_pysteps() -> None:
     """Import pysteps where it is installed, which takes seconds that a deadline does not have."""
     with suppress(UserError):
         require_pysteps("extrapolation")
 
 
-def extrapolate(scene: Scene, leads: int, use_pysteps: bool | None = None) -> Extrapolation:
-    """The last frame moved on.
+def stay(scene: Scene, leads: int) -> Extrapolation:
+    """The last frame as it is, at every one of `leads` times: it costs next to nothing."""
+    frames = np.repeat(scene.newest()[None].astype(np.float32), leads, axis=0)
+    return _masked(frames, scene, "Eulerian persistence (the last frame stays as it was)")
 
-    Args:
-        scene: what was observed.
-        leads: number of frames, at least 1.
-        use_pysteps: dense motion by Lucas and Kanade's method and backward semi-Lagrangian advection of pysteps; by
-            default where it is installed, with one displacement for the whole field where it is not, or fails.
-    """
+
+def move(scene: Scene, leads: int) -> Extrapolation:
+    """The last frame moved on by one displacement of the whole field, found by phase correlation (`data_tools.motion`);
+    a single frame stays where it is."""
     filled = scene.filled()
-    frames = None
-    if find_spec("pysteps") is not None if use_pysteps is None else use_pysteps:
-        frames = _with_pysteps(scene, filled, leads)
-        method = "Lagrangian persistence by pysteps (Lucas-Kanade motion, semi-Lagrangian advection)"
+    if len(filled) < 2:
+        return stay(scene, leads)
+    rows, columns = motion(scene.quantity.encode(filled[-_PAIRS - 1 :]))
+    method = f"Lagrangian persistence ({rows:.2f} rows and {columns:.2f} columns a step, by phase correlation)"
+    return _masked(advect(filled[-1], (rows, columns), leads), scene, method)
+
+
+def move_by_pysteps(scene: Scene, leads: int) -> Extrapolation | None:
+    """The last frame moved on by pysteps: dense motion by Lucas and Kanade, backward semi-Lagrangian advection;
+    None where that is not installed or cannot do it, as without rain or on tiny fields."""
+    if find_spec("pysteps") is None or len(scene.frames) < 2:
+        return None
+    frames = _with_pysteps(scene.filled(), leads)
     if frames is None:
-        rows, columns = motion(scene.quantity.encode(filled))
-        frames = advect(filled[-1], (rows, columns), leads)
-        method = f"Lagrangian persistence ({rows:.2f} rows and {columns:.2f} columns a step, by phase correlation)"
+        return None
+    return _masked(frames, scene, "Lagrangian persistence by pysteps (Lucas-Kanade motion, semi-Lagrangian advection)")
+
+
+def _masked(frames: np.ndarray, scene: Scene, method: str) -> Extrapolation:
     frames[:, scene.unobserved] = np.nan
     return Extrapolation(frames, method)
 
 
-def _with_pysteps(scene: Scene, filled: np.ndarray, leads: int) -> np.ndarray | None:
-    """(leads, H, W) float32, finite; None where pysteps cannot do it, as without rain or on tiny fields."""
+def _with_pysteps(filled: np.ndarray, leads: int) -> np.ndarray | None:
+    """(leads, H, W) float32, finite; None where pysteps cannot do it."""
     if not filled[-1].any() or min(filled.shape[1:]) < 32:
         return None
     try:

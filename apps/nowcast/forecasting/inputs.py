@@ -10,6 +10,7 @@ import numpy as np
 
 from apps.nowcast.forecasting.archives import ArchiveFolder
 from apps.nowcast.forecasting.choosing import choose, model_step
+from apps.nowcast.forecasting.clock import Deadline
 from apps.nowcast.forecasting.events import StoredEvent
 from apps.nowcast.forecasting.scene import FrameSource, Place, Scene
 from data_tools.cli import UserError
@@ -54,11 +55,16 @@ def _holds_events(path: Path) -> bool:
 
 
 def read_scene(
-    source: FrameSource, count: int, known_minutes: Sequence[float] = (), at: np.datetime64 | None = None
+    source: FrameSource,
+    count: int,
+    known_minutes: Sequence[float] = (),
+    at: np.datetime64 | None = None,
+    deadline: Deadline | None = None,
 ) -> Scene:
     """The latest `count` frames of a source, see `choose` and `model_step`.
 
-    A frame that cannot be read counts as one that is not there, and is told in the notes.
+    A frame that cannot be read counts as one that is not there, and is told in the notes. The newest is read first;
+    with a deadline that the others would miss, only those that were read make up the scene, one at least.
 
     Raises:
         UserError: what `choose` and `model_step` refuse; the newest frame shows nothing; frames on several grids.
@@ -71,10 +77,14 @@ def read_scene(
         step = model_step(times, known_minutes, source.usual_step)
         choice = choose(times, count, step, at)
         wanted = [int(usable[index]) for index in choice.indices]
-        broken = _read_all(source, sorted(set(wanted) - frames.keys(), reverse=True), frames, notes)
+        broken = _read_all(source, wanted, frames, notes, deadline)
         if not broken:
             break
         usable = usable[~np.isin(usable, broken)]
+    times, substituted = choice.times, choice.substituted
+    if unread := [place for place, index in enumerate(wanted) if index not in frames]:
+        wanted, times = wanted[unread[-1] + 1 :], times[unread[-1] + 1 :]
+        substituted = tuple(pair for pair in substituted if pair[0] >= times[0])
     place = frames[wanted[-1]][1]
     for index in wanted:
         if not _same(place, frames[index][1]):
@@ -86,30 +96,38 @@ def read_scene(
     most = float(np.nanmax(stacked))
     if source.quantity is RAINFALL_RATE and 0.0 < most < RAIN_FLOOR:
         notes.append(f"no pixel reaches {RAIN_FLOOR:g} mm/h, one has {most:.2g}: it is dry, or the units are wrong")
-    return Scene(
-        stacked, choice.times, step, source.quantity, place, source.name, source.title, choice.substituted, notes
-    )
+    return Scene(stacked, times, step, source.quantity, place, source.name, source.title, substituted, notes)
 
 
 def _read_all(
     source: FrameSource,
-    indices: Sequence[int],
+    wanted: Sequence[int],
     frames: dict[int, tuple[np.ndarray, Place, tuple[str, ...]]],
     notes: list[str],
+    deadline: Deadline | None,
 ) -> list[int]:
-    """Read frames into `frames`, the newest first; the indices of those that cannot be read.
+    """Read those `wanted` that are not yet in `frames`, the newest first; the indices of those that cannot be read.
+
+    It ends early where another frame, as slow as the slowest, would leave less than the reserve of the deadline.
 
     Raises:
         UserError: the only error there is, where no frame has been read.
     """
-    broken, first = [], None
-    for index in indices:
+    broken, first, slowest = [], None, 0.0
+    for index in sorted(set(wanted) - frames.keys(), reverse=True):
+        if deadline and wanted[-1] in frames and deadline.left < slowest:
+            break
+        began = deadline.elapsed if deadline else 0.0
         try:
             frames[index] = source.read(index)
         except UserError as error:
             first = first or error
             broken.append(index)
             notes.append(f"frame {source.times[index]} cannot be read: {error}")
+        if deadline:
+            slowest = max(slowest, deadline.elapsed - began)
+            if index in frames:
+                deadline.keep_for_writing(frames[index][0].size)
     if first is not None and not frames:
         raise first
     return broken

@@ -38,7 +38,8 @@ class ForecastOptions:
         sample_dry: sample tiles too in which no rain was seen; by default none is forecast in them.
         watch: folder in which frames land; a nowcast is made of each, its time put into the output's name.
         deadline: seconds, from when the frame was seen, within which the output must be there: if the ensemble is going
-            to be late, Lagrangian persistence is written in its place, and the file says so.
+            to be late, Lagrangian persistence is written in its place, by pysteps or by one displacement, or Eulerian
+            where there is no time for either, and the file says which.
         poll: seconds between looks at the watched folder.
         runs: end the watch after so many nowcasts; 0 goes on.
         institution: who makes the nowcast, for the attributes.

@@ -132,12 +132,19 @@ class Scene:
     def filled(self) -> np.ndarray:
         """The frames without missing pixels: of the frame nearest in time that shows the pixel, the earlier of two;
         0 where none does, as in training."""
-        filled = self.frames.copy()
-        count = len(filled)
-        for number in range(count):
-            for other in sorted(range(count), key=lambda k: (abs(k - number), k)):
-                missing = np.isnan(filled[number])
-                if not missing.any():
-                    break
-                np.copyto(filled[number], self.frames[other], where=missing)
-        return np.nan_to_num(filled, copy=False, nan=0.0)
+        unobserved = self.unobserved
+        return np.stack([self._filled(number, unobserved) for number in range(len(self.frames))])
+
+    def newest(self) -> np.ndarray:
+        """(H, W): the last of the frames of `filled`."""
+        return self._filled(len(self.frames) - 1, self.unobserved)
+
+    def _filled(self, number: int, unobserved: np.ndarray) -> np.ndarray:
+        frame = self.frames[number].copy()
+        frame[unobserved] = 0.0
+        for other in sorted(range(len(self.frames)), key=lambda k: (abs(k - number), k)):
+            missing = np.isnan(frame)
+            if not missing.any():
+                break
+            np.copyto(frame, self.frames[other], where=missing)
+        return frame

@@ -98,6 +98,40 @@ class Statistics:
 
         return Lazily(self.arrays, take)
 
+    def of_parts(self, parts: Sequence[tuple[np.ndarray, Weights]]) -> list[tuple[Lazily, Lazily]]:
+        """(`total`, `resampled`) of parts of the events, as of `where`, each statistic read once for all parts.
+
+        Args:
+            parts: (which events are in it, bool (events,); weights (resamples, events of the part)).
+        """
+        taken: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+
+        def taking(number: int, which: int) -> Lazily:
+            def take(name: str) -> np.ndarray:
+                if name not in taken:
+                    taken[name] = self._sums_of_parts(name, parts)
+                return taken[name][number][which]
+
+            return Lazily(self.arrays, take)
+
+        return [(taking(number, 0), taking(number, 1)) for number in range(len(parts))]
+
+    def _sums_of_parts(
+        self, name: str, parts: Sequence[tuple[np.ndarray, Weights]]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        totals: list[Any] = [0] * len(parts)
+        drawn: list[Any] = [0.0] * len(parts)
+        before = [0] * len(parts)  # events of each part in the blocks so far
+        for place, block in self.blocks(name):
+            for number, (chosen, weights) in enumerate(parts):
+                part = block[chosen[place]]
+                if len(part):
+                    columns = weights[:, before[number] : before[number] + len(part)]
+                    totals[number] = totals[number] + part.sum(axis=0)
+                    drawn[number] = drawn[number] + np.tensordot(columns.astype(np.float64), part, axes=1)
+                    before[number] += len(part)
+        return list(zip(totals, drawn, strict=True))
+
     def blocks(self, name: str) -> Iterator[tuple[slice, np.ndarray]]:
         """(which events, their statistic) block by block."""
         array = self.arrays[name]

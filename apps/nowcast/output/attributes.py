@@ -46,6 +46,11 @@ class Provenance:
     tiles: tuple[int, int] = (0, 0)
     overlap: int = 0
 
+    @property
+    def kind(self) -> str:
+        """Of a fallback, in few words: Lagrangian or Eulerian persistence."""
+        return " ".join(self.method.split()[:2])
+
 
 def file_hashes(paths: Sequence[Path]) -> dict[str, str]:
     """SHA-256 of files by name."""

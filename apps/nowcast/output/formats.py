@@ -14,6 +14,7 @@ import numpy as np
 
 from apps.nowcast.output.geotiff import GeotiffWriter, require_rasterio
 from apps.nowcast.output.layout import Layout
+from apps.nowcast.output.leftovers import clear, partial
 from apps.nowcast.output.netcdf import NetcdfWriter
 from apps.nowcast.output.zarr_store import ZarrWriter
 from data_tools.cli import UserError, check_outputs
@@ -61,10 +62,12 @@ def check_output(path: Path, overwrite: bool) -> None:
 def opened(path: Path, layout: Layout) -> Iterator[Writer]:
     """A writer of the format of `path`. What it wrote takes its place there when the block ends without an error.
 
-    Readers see the old file or the new one; of a Zarr store, which is a folder, there is a moment without any.
+    Readers see the old file or the new one; of a Zarr store, which is a folder, there is a moment without any. What a
+    killed process left of this output is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary, old = partial(path), partial(path, "old")
+    clear(path)
     _remove(temporary)
     try:
         with warnings.catch_warnings():
@@ -75,12 +78,12 @@ def opened(path: Path, layout: Layout) -> Iterator[Writer]:
             finally:
                 writer.close()
         if temporary.is_dir() and path.exists():
-            old = path.with_name(f".{path.stem}.{os.getpid()}.old{path.suffix}")
             os.replace(path, old)
             os.replace(temporary, path)
             _remove(old)
         else:
             os.replace(temporary, path)
+        clear(path, what="old")  # only now: it may have been the last whole one
     finally:
         _remove(temporary)
 

@@ -45,7 +45,7 @@ def _rows(scene: Scene, nowcast: Nowcast, thresholds: Sequence[float]) -> dict[s
     """Label -> frames (T, H, W), in the order of the rows."""
     rows: dict[str, np.ndarray] = {}
     if nowcast.provenance.fallback:
-        rows["Fallback:\nextrapolation"] = nowcast.members[0]
+        rows["Fallback:\n" + nowcast.provenance.kind.replace(" ", "\n")] = nowcast.members[0]
     else:
         if len(nowcast.members) > 1:
             rows["Ensemble\nmean"] = nowcast.mean
@@ -120,7 +120,8 @@ def _panels(scene: Scene, rows: Mapping[str, np.ndarray], nowcast: Nowcast) -> F
 
 def _title(scene: Scene, nowcast: Nowcast) -> str:
     start = scene.init_time.item()
-    sent = "fallback: Lagrangian persistence" if nowcast.provenance.fallback else nowcast.provenance.solver
+    made = nowcast.provenance
+    sent = f"fallback: {made.kind}" if made.fallback else made.solver
     return f"{scene.name}, nowcast from {start:%Y-%m-%d %H:%M} UTC ({sent})"
 
 

@@ -18,8 +18,7 @@ SERIES = 16
 
 _WIDTH, _HEIGHT = 360, 236
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 10, 40
-_MARKED = 30
-"""Most points of a series that have markers."""
+_MARKED = 30  # most points of a series that have markers
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ class Panel:
         diagonal: whether a dashed line marks y = x.
         bars: whether intervals are bars at each point; else bands.
         joined: whether points of a series are joined.
+        point_told: where x is a result too, as in ROC, what the k-th point is called: a column of the table each.
     """
 
     title: str
@@ -74,6 +74,7 @@ class Panel:
     diagonal: bool = False
     bars: bool = False
     joined: bool = True
+    point_told: Callable[[int], str] | None = None
 
     @property
     def drawn(self) -> list[Series]:
@@ -268,15 +269,32 @@ def _numbers(group: Group) -> Html:
     """What is drawn as a table, folded."""
     tables = []
     for panel in group.drawn:
-        places = sorted({float(value) for each in panel.drawn for value in each.x[each.known]})
-        head = [element("th", "method", scope="col"), *(element("th", _tick(panel, x), scope="col") for x in places)]
-        rows = []
-        for each in panel.drawn:
-            values = {float(each.x[k]): _value(each, k) for k in np.flatnonzero(each.known).tolist()}
-            cells = [element("td", values.get(place, "")) for place in places]
-            rows.append(element("tr", element("th", each.label, scope="row"), *cells))
-        told = ", with 95 % intervals" if any(each.low is not None for each in panel.drawn) else ""
-        caption = element("caption", element("span", f"{panel.title}, by {panel.x_label}{told}"))
+        heads, lines = _by_place(panel) if panel.point_told is None else _by_point(panel, panel.point_told)
+        head = [element("th", "method", scope="col"), *(element("th", told, scope="col") for told in heads)]
+        rows = [
+            element("tr", element("th", each.label, scope="row"), *(element("td", told) for told in cells))
+            for each, cells in zip(panel.drawn, lines, strict=True)
+        ]
+        told = f"{panel.title}, {'by' if panel.point_told is None else 'at'} {panel.x_label}"
+        told += ", with 95 % intervals" if any(each.low is not None for each in panel.drawn) else ""
+        caption = element("caption", element("span", told))
         table = element("table", caption, element("thead", element("tr", *head)), element("tbody", *rows))
         tables.append(scrolling(table, f"Numbers: {panel.title}"))
     return element("details", element("summary", f"Numbers: {group.title}"), *tables, class_="numbers")
+
+
+def _by_place(panel: Panel) -> tuple[list[str], list[list[str]]]:
+    """(names of the values of x, values of each series there)."""
+    places = sorted({float(value) for each in panel.drawn for value in each.x[each.known]})
+    values = [{float(each.x[k]): _value(each, k) for k in np.flatnonzero(each.known).tolist()} for each in panel.drawn]
+    return [_tick(panel, place) for place in places], [[each.get(place, "") for place in places] for each in values]
+
+
+def _by_point(panel: Panel, told: Callable[[int], str]) -> tuple[list[str], list[list[str]]]:
+    """(names of the points, value and x of each series there)."""
+    points = range(max(len(each.x) for each in panel.drawn))
+    texts = [
+        {k: f"{_value(each, k)} at {number(float(each.x[k]))}" for k in np.flatnonzero(each.known).tolist()}
+        for each in panel.drawn
+    ]
+    return [told(k) for k in points], [[each.get(k, "") for k in points] for each in texts]

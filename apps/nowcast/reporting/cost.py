@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -22,10 +23,10 @@ _SCORES = {
 def cost(evaluation: Evaluation) -> list[Group]:
     """Quality over evaluations and over seconds: one line for each family of methods, such as ddim at all its numbers
     of steps."""
-    families: dict[tuple[str, str | None], list[Row]] = {}
+    families: dict[str, list[Row]] = {}
     for _, label in shown(evaluation):
         row = evaluation.rows[label]
-        families.setdefault((row.method, row.supervision), []).append(row)
+        families.setdefault(family(label, row.steps), []).append(row)
     free = next((label for label, row in evaluation.rows.items() if row.nfe == 0), None)
     base = {} if free is None else {n: evaluation.rows[free].scores[n].value for n in _SCORES}
     note = "One line for each family of methods, a point for each number of steps."
@@ -39,16 +40,21 @@ def cost(evaluation: Evaluation) -> list[Group]:
     return [Group("Quality and network evaluations", note, evaluations), Group("Quality and time", measured, times)]
 
 
+def family(label: str, steps: int | None) -> str:
+    """A method's label without its number of steps: ddim of ddim-5, spanlift (target) of spanlift-5 (target)."""
+    return label if steps is None else re.sub(rf"-{steps}(?![0-9])", "", label, count=1)
+
+
 def _panel(
     score: str,
     title: str,
     axis: str,
-    families: Mapping[tuple[str, str | None], list[Row]],
+    families: Mapping[str, list[Row]],
     level: float | None,
     seconds: bool,
 ) -> Panel:
     lines = []
-    for look, ((name, supervision), rows) in enumerate(families.items()):
+    for look, (name, rows) in enumerate(families.items()):
         points = []
         for row in rows:
             cost = row.scores["seconds_per_member"].value if seconds else float(row.nfe)
@@ -56,8 +62,7 @@ def _panel(
             if cost > 0 and np.isfinite(found.value):
                 points.append((cost, found.value, found.low, found.high))
         if points:
-            label = f"{name} ({supervision})" if supervision and supervision not in name else name
-            lines.append(Series(look, label, *np.array(sorted(points)).T))
+            lines.append(Series(look, name, *np.array(sorted(points)).T))
     ticks = None
     if not seconds:
         counts = sorted({float(count) for line in lines for count in line.x})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from apps.nowcast.reporting.chart import Group, Panel, Series
-from apps.nowcast.reporting.lead_times import lead_ticks, minutes, reaching, series, shown
+from apps.nowcast.reporting.lead_times import lead_label, lead_ticks, leads, reaching, series, shown
 from apps.nowcast.verification.results import Evaluation
 
 
@@ -15,7 +15,7 @@ def calibration(evaluation: Evaluation) -> list[Group]:
     methods = [(look, label) for look, label in shown(evaluation) if label in ensembles]
     if not methods:
         return []
-    thresholds, x = list(enumerate(evaluation.scope.thresholds)), minutes(evaluation)
+    thresholds, x = list(enumerate(evaluation.scope.thresholds)), leads(evaluation)
     return [
         _ranks(evaluation, methods),
         Group(
@@ -24,7 +24,7 @@ def calibration(evaluation: Evaluation) -> list[Group]:
             [
                 Panel(
                     "Spread over RMSE of the mean (1 is good)",
-                    "lead time (minutes)",
+                    lead_label(evaluation),
                     [series(i, m, x, evaluation.curves[m]["spread_skill"].by_lead) for i, m in methods],
                     lead_ticks(x),
                     level=1.0,
@@ -90,4 +90,10 @@ def _roc(evaluation: Evaluation, methods: list[tuple[int, str]], k: int, thresho
     for look, label in methods:
         curve = evaluation.curves[label]["roc"].all_leads  # (threshold, warning, rates)
         lines.append(Series(look, label, curve.value[k, :, 0], curve.value[k, :, 1]))
-    return Panel(f"Hit rate, {reaching(evaluation, threshold)}", "false alarm rate", lines, diagonal=True)
+    title = f"Hit rate, {reaching(evaluation, threshold)}"
+    return Panel(title, "false alarm rate", lines, diagonal=True, point_told=_warning)
+
+
+def _warning(k: int) -> str:
+    """The k-th warning of `exceedance.roc_curve`."""
+    return f"{k} or more members"

@@ -54,7 +54,9 @@ def film(evaluation: Evaluation) -> Html:
     strips: list[Strip] = []
     for members, side in _SETTINGS:
         strips = list(_strips(evaluation, members))
-        images = {k: png(_upright(small(strip.frames, side), scale), scale) for k, strip in enumerate(strips)}
+        images = {
+            k: png(_upright(small(strip.frames, side), evaluation.north_up), scale) for k, strip in enumerate(strips)
+        }
         if sum(map(len, images.values())) <= BUDGET:
             break
     panels: dict[str, list[int]] = {}
@@ -113,9 +115,9 @@ def small(frames: np.ndarray, side: int) -> np.ndarray:
     return frames[:, ::every, ::every]
 
 
-def _upright(frames: np.ndarray, scale: ColourScale) -> np.ndarray:
+def _upright(frames: np.ndarray, north_up: bool) -> np.ndarray:
     """With north at the top."""
-    return frames if scale.north_up else frames[:, ::-1]
+    return frames if north_up else frames[:, ::-1]
 
 
 def png(frames: np.ndarray, scale: ColourScale) -> str:

@@ -36,9 +36,21 @@ def shown(evaluation: Evaluation) -> list[tuple[int, str]]:
     return list(enumerate(s.method.label for s in evaluation.scored[:SERIES]))
 
 
-def minutes(evaluation: Evaluation) -> np.ndarray:
-    """Lead times, (leads,)."""
-    return evaluation.step_minutes * np.arange(1, evaluation.scope.leads + 1)
+def leads(evaluation: Evaluation) -> np.ndarray:
+    """Lead times, (leads,): in minutes; in frames, which are what is pooled, where the minutes between them differ."""
+    frames = np.arange(1, evaluation.scope.leads + 1, dtype=np.float64)
+    return frames if len(evaluation.steps_minutes) > 1 else evaluation.step_minutes * frames
+
+
+def lead_label(evaluation: Evaluation) -> str:
+    """What an axis of `leads` is called."""
+    return f"lead time ({'frames' if len(evaluation.steps_minutes) > 1 else 'minutes'})"
+
+
+def lead_told(evaluation: Evaluation, lead: int) -> str:
+    """The lead time of that number, from 0, in a title."""
+    unit = "frames" if len(evaluation.steps_minutes) > 1 else "min"
+    return f"+{leads(evaluation)[lead]:g} {unit}"
 
 
 def lead_ticks(times: np.ndarray) -> list[tuple[float, str]]:
@@ -59,13 +71,13 @@ def series(look: int, label: str, x: np.ndarray, curve: Curve, place: tuple[int 
 
 def by_lead_time(evaluation: Evaluation) -> list[Group]:
     """Groups of charts over the minutes since the forecast began."""
-    methods, curves, x = shown(evaluation), evaluation.curves, minutes(evaluation)
+    methods, curves, x = shown(evaluation), evaluation.curves, leads(evaluation)
     windows = evaluation.scope.windows
     window = len(windows) // 2
 
     def panel(title: str, name: str, place: tuple[int | slice, ...] = ()) -> Panel:
         lines = [series(look, label, x, curves[label][name].by_lead, place) for look, label in methods]
-        return Panel(title, "lead time (minutes)", lines, lead_ticks(x))
+        return Panel(title, lead_label(evaluation), lines, lead_ticks(x))
 
     thresholds = [(k, reaching(evaluation, t)) for k, t in enumerate(evaluation.scope.thresholds)]
     every = slice(None)

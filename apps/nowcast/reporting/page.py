@@ -6,6 +6,7 @@ import base64
 import hashlib
 from pathlib import Path
 
+from apps.nowcast.output.leftovers import clear
 from apps.nowcast.reporting.chart import SERIES, charts, sign
 from apps.nowcast.reporting.cost import cost
 from apps.nowcast.reporting.ensembles import calibration
@@ -17,6 +18,7 @@ from apps.nowcast.reporting.spectra import spectra
 from apps.nowcast.reporting.tables import definitions, difference_tables, parts_tables, score_tables
 from apps.nowcast.verification.results import Evaluation
 from core.fitting import write_atomically
+from data_tools.cli import FULL, UserError
 
 _ASSETS = Path(__file__).parents[1] / "assets/report"
 
@@ -31,10 +33,20 @@ def write_report(path: str | Path, evaluation: Evaluation, command: str | None =
 
     Returns:
         The path.
+
+    Raises:
+        UserError: there can be no file at that place.
     """
     place = Path(path)
     content = report(evaluation, command)
-    write_atomically(place, lambda part: part.write_text(content, encoding="utf-8"))
+    try:
+        clear(place)
+        write_atomically(place, lambda part: part.write_text(content, encoding="utf-8"))
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise UserError(f"expected a place where the report can be written, got {place}: {error.strerror}; "
+                        "choose another") from error  # fmt: skip
     return place
 
 
@@ -87,16 +99,17 @@ def _policy(style: str, script: str) -> str:
 def _summary(evaluation: Evaluation) -> str:
     events = evaluation.events
     counts = ", ".join(f"{events.sources.count(source)} {source}" for source in sorted(set(events.sources)))
-    methods, last = len(evaluation.scored), evaluation.step_minutes * evaluation.scope.leads
-    pooled = ""
-    if len(steps := evaluation.steps_minutes) > 1:
+    methods, leads, steps = len(evaluation.scored), evaluation.scope.leads, evaluation.steps_minutes
+    ahead, pooled = f"{leads * steps[-1]:g} minutes", ""
+    if len(steps) > 1:
+        ahead = f"{leads} frames"
         pooled = (
             f" Lead times are pooled frame by frame, of {' and '.join(f'{step:g}' for step in steps)} minutes by event;"
-            f" the minutes shown are those of {evaluation.picture.event}."
+            f" the minutes of the film are those of {evaluation.picture.event}."
         )
     return (
         f"{methods} method{'s' if methods > 1 else ''} on the same {len(events)} events ({counts}) at "
-        f"{len(set(events.moments))} times, up to {last:g} minutes ahead, with up to {evaluation.members} members."
+        f"{len(set(events.moments))} times, up to {ahead} ahead, with up to {evaluation.members} members."
         f"{pooled}"
     )
 

@@ -37,13 +37,13 @@ def provenance(evaluation: Evaluation, written_by: str | None, now: datetime | N
     scope, events = evaluation.scope, evaluation.events
     height, width = scope.size
     moment = (now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC")
-    times = sorted(events.times)
+    times, steps = sorted(events.times), " or ".join(f"{step:g}" for step in evaluation.steps_minutes)
     facts: Mapping[str, object] = {
         "Data": evaluation.data,
         "Data hash": element("code", scope.fingerprint),
         "Split": evaluation.split,
         "Events": f"{len(events)} at {len(set(events.moments))} times, {times[0]} to {times[-1]}",
-        "Frames": f"{height} x {width} pixels, {scope.leads} lead times of {evaluation.step_minutes:g} minutes",
+        "Frames": f"{height} x {width} pixels, {scope.leads} lead times of {steps} minutes",
         "Quantity": f"{evaluation.quantity.long_name} ({evaluation.quantity.units})",
         "Thresholds": ", ".join(f"{t:g}" for t in scope.thresholds),
         "Perceptual distance": scope.distance,

@@ -6,7 +6,7 @@ import numpy as np
 
 from apps.nowcast.reporting.axes import number
 from apps.nowcast.reporting.chart import Group, Panel, Series
-from apps.nowcast.reporting.lead_times import minutes, shown
+from apps.nowcast.reporting.lead_times import lead_told, shown
 from apps.nowcast.verification.results import Evaluation
 from apps.nowcast.verification.spectra import wavelengths
 
@@ -22,8 +22,8 @@ def spectra(evaluation: Evaluation) -> list[Group]:
         return []
     x = 1 / lengths[chosen]  # small scales to the right, as is usual
     ticks = [(1 / pixels, number(pixels)) for pixels in (2.0 ** np.arange(1, 13)).tolist()]
-    times, panels = minutes(evaluation), []
-    for lead in dict.fromkeys((0, len(times) - 1)):
+    panels = []
+    for lead in dict.fromkeys((0, evaluation.scope.leads - 1)):
         for name, of in (("spectrum", "single members"), ("mean_spectrum", "the mean of the members")):
             lines = []
             for look, label in shown(evaluation):
@@ -33,7 +33,7 @@ def spectra(evaluation: Evaluation) -> list[Group]:
                 )
             truth = evaluation.curves[evaluation.scored[0].method.label]["truth_spectrum"].by_lead
             lines.append(Series(-1, "truth", x, truth.value[lead, chosen]))
-            title = f"Power of {of} at +{times[lead]:g} min"
+            title = f"Power of {of} at {lead_told(evaluation, lead)}"
             panels.append(Panel(title, "wavelength (pixels)", lines, ticks, _wavelength, log_x=True, log_y=True))
     note = (
         "Radially averaged power of [0, 1] values. A line that falls below the truth's on the right has lost its fine "

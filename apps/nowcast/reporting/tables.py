@@ -31,14 +31,14 @@ def table(label: str, caption: str, head: Sequence[object], rows: Sequence[Seque
 
 def score_tables(evaluation: Evaluation) -> Html:
     """The tables of the command, with all methods."""
-    rows, cluster = list(evaluation.rows.values()), evaluation.cluster
+    rows, cluster = evaluation.rows, evaluation.cluster
     caption = (
         f"Small: 95 % intervals over {cluster}s. Bold: the best of its column among samplers of at most {FEW_STEPS} "
         f"steps; methods without a network do not compete. CRPS of [0, 1] values. * {evaluation.scope.distance}"
     )
     parts = [table("Scores", caption, ["method", "NFE", *_headings(COLUMNS)], _cells(rows, COLUMNS))]
     if evaluation.ensembles:
-        chosen = [evaluation.rows[s.method.label] for s in evaluation.ensembles]
+        chosen = {s.method.label: rows[s.method.label] for s in evaluation.ensembles}
         caption = (
             f"Up to {evaluation.members} members. Spread/RMSE and outliers, the share of wet pixels whose truth no two "
             "members enclose over that of a calibrated ensemble, are 1 where the ensemble is calibrated."
@@ -64,23 +64,17 @@ def _good(column: Column) -> str:
     return "high" if column.higher_is_better else "low"
 
 
-def _cells(rows: Sequence[Row], columns: Mapping[str, Column]) -> list[list[object]]:
-    best = {name: best_few_step(rows, name, column) for name, column in columns.items()}
+def _cells(rows: Mapping[str, Row], columns: Mapping[str, Column]) -> list[list[object]]:
+    """A row for each label, by which charts have the method too."""
+    best = {name: best_few_step(list(rows.values()), name, column) for name, column in columns.items()}
     return [
         [
-            _method(row),
+            label,
             str(row.nfe),
             *(_estimate(row.scores.get(name), column.digits, best[name] == k) for name, column in columns.items()),
         ]
-        for k, row in enumerate(rows)
+        for k, (label, row) in enumerate(rows.items())
     ]
-
-
-def _method(row: Row) -> Html:
-    steps = "" if row.steps is None else f", {row.steps} step{'s' if row.steps > 1 else ''}"
-    return joined(
-        f"{row.method}{steps}", element("small", f"{row.supervision} supervised") if row.supervision else None
-    )
 
 
 def _estimate(estimate: Estimate | None, digits: int, best: bool = False, sign: str = "") -> Html:

@@ -3,10 +3,11 @@
 With f and o the fractions of a w x w window around a pixel that reach a threshold, forecast and observed,
 FSS = 1 - sum (f - o)^2 / (sum f^2 + sum o^2) = 2 sum f o / (sum f^2 + sum o^2) (Roberts and Lean 2008): 0 to 1, high
 is good. Windows are centred at every pixel and hold no rain outside the field, as pysteps has it. Pixels whose truth is
-missing hold none either, in forecast and truth. Sums are of whole numbers, so that adding them is exact.
+missing hold none either, in forecast and truth.
 
 Three forms, by name: of single members; of the ensemble mean; of the probability, whose f is the mean over the members'
-(the neighbourhood probability of Schwartz et al. 2010).
+(the neighbourhood probability of Schwartz et al. 2010). Sums of the first two are of whole numbers, so that adding them
+is exact; those of the third are whole numbers over n or n^2, which are rounded to float64 once for each frame.
 """
 
 from __future__ import annotations
@@ -49,53 +50,51 @@ def fraction_sums(
     n, leads = members.shape[:2]
     sums = [np.zeros((leads, len(thresholds), len(windows), 3)) for _ in range(3)]
     of_mean = members.mean(axis=0)
+    reaches = [min(window // 2, max(truth.shape[1:])) for window in windows]
     for lead in range(leads):
         seen = ~np.isnan(truth[lead])
         for number, threshold in enumerate(thresholds):
             edge = truth.dtype.type(threshold)
-            fields = [(field >= edge) & seen for field in (truth[lead], of_mean[lead], *members[:, lead])]
+            fields = [(field >= edge) & seen for field in (truth[lead], *members[:, lead])]
             if not any(field.any() for field in fields):
-                continue
-            corners = [_summed(field) for field in fields]
-            for place, window in enumerate(windows):
-                observed, mean = (_boxes(corner, window) for corner in corners[:2])
-                at, together = (lead, number, place), np.zeros_like(observed)
-                for corner in corners[2:]:
-                    forecast = _boxes(corner, window)
-                    together += forecast
-                    sums[0][at] += _products(forecast, observed)
-                sums[1][at] = _products(mean, observed)
-                ff, fo, oo = _products(together, observed)
+                continue  # then the mean reaches it nowhere either
+            observed, *forecasts = (_table(field, max(reaches)) for field in fields)
+            # of one member, all three forms are the same
+            mean = _table((of_mean[lead] >= edge) & seen, max(reaches)) if n > 1 else forecasts[0]
+            together = sum(forecasts[1:], start=forecasts[0])  # what is around a pixel adds up over members
+            for place, reach in enumerate(reaches):
+                at, o = (lead, number, place), _boxes(observed, reach, max(reaches))
+                oo = float(o @ o)
+                each = [_products(_boxes(forecast, reach, max(reaches)), o, oo) for forecast in forecasts]
+                sums[0][at] = np.sum(each, axis=0)
+                sums[1][at] = _products(_boxes(mean, reach, max(reaches)), o, oo) if n > 1 else each[0]
+                ff, fo, _ = _products(_boxes(together, reach, max(reaches)), o, oo) if n > 1 else each[0]
                 sums[2][at] = ff / n**2, fo / n, oo
     return FractionSums(*sums)
 
 
-def _summed(field: np.ndarray) -> np.ndarray:
-    """Number of true pixels above and left of each corner of a pixel, (y + 1, x + 1)."""
-    corners = np.zeros((field.shape[0] + 1, field.shape[1] + 1), np.int32)
-    corners[1:, 1:] = field.cumsum(axis=0, dtype=np.int32).cumsum(axis=1)
-    return corners
+def _table(field: np.ndarray, margin: int) -> np.ndarray:
+    """Number of true pixels above and left of each corner of a pixel, int32, with `margin` corners beyond each edge:
+    (y + 1 + 2 margin, x + 1 + 2 margin)."""
+    height, width = field.shape
+    table = np.zeros((height + 1 + 2 * margin, width + 1 + 2 * margin), np.int32)
+    rows, columns = slice(margin + 1, margin + 1 + height), slice(margin + 1, margin + 1 + width)
+    np.cumsum(field.cumsum(axis=0, dtype=np.int32), axis=1, out=table[rows, columns])
+    table[rows, columns.stop :] = table[rows, columns.stop - 1, None]
+    table[rows.stop :] = table[rows.stop - 1]
+    return table
 
 
-def _boxes(corners: np.ndarray, window: int) -> np.ndarray:
-    """Number of true pixels in the window around each pixel, float64 (y, x)."""
-    height, width = corners.shape[0] - 1, corners.shape[1] - 1
-    if not corners[-1, -1]:
-        return np.zeros((height, width))
-    rows = _differences(corners, window, height)
-    return _differences(rows.T, window, width).T.astype(np.float64, order="C")
+def _boxes(table: np.ndarray, reach: int, margin: int) -> np.ndarray:
+    """Number of true pixels no more than `reach` rows and columns away from each pixel, float64 (y x,)."""
+    height, width = (size - 1 - 2 * margin for size in table.shape)
+    before, behind = margin - reach, margin + reach + 1
+    rows = table[behind : behind + height] - table[before : before + height]
+    return np.subtract(rows[:, behind : behind + width], rows[:, before : before + width], dtype=np.float64).ravel()
 
 
-def _differences(sums: np.ndarray, window: int, length: int) -> np.ndarray:
-    """Sums over the window around each of `length` places of cumulative sums (length + 1, ...) along the first axis."""
-    places = np.arange(length)
-    first, last = np.maximum(places - window // 2, 0), np.minimum(places + window // 2 + 1, length)
-    return sums[last] - sums[first]
-
-
-def _products(forecast: np.ndarray, observed: np.ndarray) -> tuple[float, float, float]:
-    f, o = forecast.ravel(), observed.ravel()
-    return float(f @ f), float(f @ o), float(o @ o)
+def _products(f: np.ndarray, o: np.ndarray, oo: float) -> tuple[float, float, float]:
+    return float(f @ f), float(f @ o), oo
 
 
 def fss(sums: np.ndarray) -> np.ndarray:

@@ -16,10 +16,11 @@ from apps.nowcast.calibration import Calibration, calibrate, plot_calibration
 from apps.nowcast.comparison import against, compare, lines
 from apps.nowcast.evaluation import Scored
 from apps.nowcast.filling import filling_lines, fillings
-from apps.nowcast.metrics import METRICS, Resamples, estimates
+from apps.nowcast.metrics import Resamples
 from apps.nowcast.plots import plot_nowcasts
 from apps.nowcast.table import (
     ENSEMBLE_COLUMNS,
+    FEW_STEPS,
     TABLE_WIDTH,
     Json,
     Row,
@@ -29,8 +30,9 @@ from apps.nowcast.table import (
 )
 from apps.nowcast.verification.curves import Curve, Curves, curve_differences, curves
 from apps.nowcast.verification.scope import Events, Picture, Scope
-from apps.nowcast.verification.strata import strata
+from apps.nowcast.verification.strata import estimates_of_parts, strata
 from core.fitting import write_atomically
+from data_tools.colours import COLOUR_SCALES
 from data_tools.quantities import QUANTITIES, Quantity
 
 ONE_LEAD_ENOUGH = {"roc", "reliability", "sharpness", "brier_parts"}
@@ -86,6 +88,13 @@ class Evaluation:
     def steps_minutes(self) -> list[float]:
         """Minutes between frames that events have; of several, lead times are pooled frame by frame."""
         return sorted({float(minutes) for minutes in self.events.time_step_minutes})
+
+    @property
+    def north_up(self) -> bool:
+        """Whether row 0 of the event that is drawn is the northernmost; where nobody told, as the archives of the
+        quantity usually have it."""
+        told = self.picture.north_up
+        return COLOUR_SCALES[self.scope.quantity].north_up if told is None else told
 
     @property
     def step_minutes(self) -> float:
@@ -147,7 +156,8 @@ def show(evaluation: Evaluation) -> None:
         f"{len(events)} events ({sources}) at {len(set(events.moments))} times, {evaluation.members} members, "
         f"thresholds {', '.join(f'{t:g}' for t in evaluation.scope.thresholds)} "
         f"{'mm/h' if quantity.logarithmic else ''}; "
-        f"below each value its 95 % interval over {evaluation.cluster}s. CRPS of [0, 1] values. "
+        f"below each value its 95 % interval over {evaluation.cluster}s; bold: the best of its column among samplers "
+        f"of at most {FEW_STEPS} steps, methods without a network do not compete. CRPS of [0, 1] values. "
         f"* {evaluation.scope.distance}"
     )
     out = Console()
@@ -157,7 +167,7 @@ def show(evaluation: Evaluation) -> None:
     if evaluation.ensembles:
         caption = (
             f"{evaluation.members} members; spread/RMSE and outliers, the share of wet pixels whose truth no two "
-            "members enclose over that of a calibrated ensemble, are 1 where the ensemble is calibrated"
+            "members enclose over that of a calibrated ensemble, are 1 where the ensemble is calibrated; bold as above"
         )
         ensembles = [rows[s.method.label] for s in evaluation.ensembles]
         out.print(score_table(ensembles, title="Ensembles", caption=caption, columns=ENSEMBLE_COLUMNS))
@@ -180,6 +190,7 @@ def write(evaluation: Evaluation, numbers: Path, picture: Path, ensemble_picture
         {label: s.pictured[0] for label, s in drawn.items()},
         evaluation.quantity,
         step_minutes=evaluation.step_minutes,
+        north_up=evaluation.north_up,
         title=f"{evaluation.picture.event}: one member of each method",
         notes={label: f"{s.nfe} evaluations" for label, s in drawn.items()},
     )
@@ -267,18 +278,19 @@ def _nested(values: np.ndarray) -> Json:
 
 def _strata(evaluation: Evaluation) -> dict[str, Json]:
     """Kind -> part -> how many events and each method's scores on them."""
-    told: dict[str, Json] = {}
-    for kind in evaluation.kinds:
-        parts: dict[str, Json] = {}
-        for name, chosen in strata(kind, evaluation.events, evaluation.scored[0].statistics).items():
-            weights = evaluation.resamples(chosen)
-            methods: dict[str, Json] = {
-                s.method.label: {
-                    metric: estimate_as_json(value)
-                    for metric, value in estimates(s.statistics.where(chosen), weights, METRICS).items()
-                }
-                for s in evaluation.scored
-            }
-            parts[name] = {"events": int(chosen.sum()), "methods": methods}
-        told[kind] = parts
-    return told
+    of = evaluation.scored[0].statistics
+    parts = [
+        (kind, name, chosen)
+        for kind in evaluation.kinds
+        for name, chosen in strata(kind, evaluation.events, of).items()
+    ]
+    weighted = [(chosen, evaluation.resamples(chosen)) for _, _, chosen in parts]
+    each = {s.method.label: estimates_of_parts(s.statistics, weighted) for s in evaluation.scored} if parts else {}
+    told: dict[str, dict[str, Json]] = {kind: {} for kind in evaluation.kinds}
+    for number, (kind, name, chosen) in enumerate(parts):
+        methods: dict[str, Json] = {
+            label: {metric: estimate_as_json(value) for metric, value in found[number].items()}
+            for label, found in each.items()
+        }
+        told[kind][name] = {"events": int(chosen.sum()), "methods": methods}
+    return {**told}

@@ -59,11 +59,13 @@ class Events:
 
 @dataclass(frozen=True)
 class Picture:
-    """The event that is drawn: its id, context (T, H, W) and truth (leads, H, W), stored scale, NaN missing."""
+    """The event that is drawn: its id, context (T, H, W) and truth (leads, H, W), stored scale, NaN missing; whether
+    row 0 is the northernmost, None where nobody told."""
 
     event: str
     context: np.ndarray
     truth: np.ndarray
+    north_up: bool | None = None
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -91,7 +91,7 @@ class StatisticsStore:
             put(group, name, np.array(texts, dtype=object), ("event",))
         put(group, "time_step_minutes", events.time_step_minutes.astype(np.float64), ("event",))
         put(group, "motion", events.motion.astype(np.float64), ("event",))
-        drawn = group.create_group("picture", attributes={"event": picture.event})
+        drawn = group.create_group("picture", attributes={"event": picture.event, "north_up": picture.north_up})
         put(drawn, "context", picture.context, ("time", "y", "x"))
         put(drawn, "truth", picture.truth, ("lead", "y", "x"))
         staging.rename(path)
@@ -135,7 +135,8 @@ class StatisticsStore:
     @cached_property
     def picture(self) -> Picture:
         drawn = _group(self._group, "picture")
-        return Picture(str(drawn.attrs["event"]), _read(drawn, "context"), _read(drawn, "truth"))
+        told: Any = drawn.attrs.get("north_up")  # older stores do not tell
+        return Picture(str(drawn.attrs["event"]), _read(drawn, "context"), _read(drawn, "truth"), told)
 
     def methods(self) -> list[StoredMethod]:
         """The finished methods, in the order in which they were."""

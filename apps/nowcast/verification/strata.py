@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from apps.nowcast.metrics import METRICS, Estimate, Metric, Weights, interval
 from apps.nowcast.metrics.sums import Statistics
 from apps.nowcast.verification.scope import Events
 from data_tools.cli import UserError
+
+_MOST = 1 << 27
+"""Bytes of resampled sums that are kept for the next metric."""
 
 KINDS = ("source", "season", "wetness", "motion")
 
@@ -55,6 +59,27 @@ def strata(kind: str, events: Events, statistics: Statistics) -> dict[str, np.nd
     else:
         parts = _thirds(events.motion, ("slowest third", "middle third", "fastest third"))
     return {name: chosen for name, chosen in parts.items() if chosen.any()}
+
+
+def estimates_of_parts(
+    statistics: Statistics, parts: Sequence[tuple[np.ndarray, Weights]], metrics: Mapping[str, Metric] = METRICS
+) -> list[dict[str, Estimate]]:
+    """All metrics of each part with their intervals, as `metrics.estimates` of `Statistics.where`; each statistic is
+    read once for all parts, so that it does not matter how their events lie in the store.
+
+    Args:
+        statistics: of one method.
+        parts: (which events are in it, bool (events,), one at least; weights (resamples, events of the part)).
+        metrics: by name.
+    """
+    found: list[dict[str, Estimate]] = [{} for _ in parts]
+    sums = statistics.of_parts(parts)
+    for name, metric in metrics.items():
+        for part, (total, drawn) in zip(found, sums, strict=True):
+            part[name] = interval(float(metric(total)), metric(drawn))
+        if sum(drawn.nbytes for _, drawn in sums) > _MOST:
+            sums = statistics.of_parts(parts)
+    return found
 
 
 def wet_shares(statistics: Statistics) -> np.ndarray:

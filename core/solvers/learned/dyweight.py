@@ -178,7 +178,7 @@ class DyWeight(Learned):
             )
         weights = (self.weights * self.band).to(grid)
         nodes = self.chart.coordinate(grid)
-        tau = shifted(nodes, weights)
+        tau = self._reached(nodes, weights)
         if isinstance(self.chart, NoiseChart) and bool((tau.detach()[:-1] <= 0).any()):
             raise ValueError(f"expected shifted times above 0, got {tau.tolist()} in sigma / alpha; train more gently")
         queries = (self.scales.to(grid) * tau[:-1]).abs()
@@ -193,6 +193,10 @@ class DyWeight(Learned):
             weights=self._newest_first(weights),
             gained=self._newest_first(weights * gains),
         )
+
+    def _reached(self, nodes: Tensor, weights: Tensor) -> Tensor:
+        """tau (N + 1,): the times of the states on the way."""
+        return shifted(nodes, weights)
 
     def _newest_first(self, table: Tensor) -> tuple[Sequence[float | Tensor], ...]:
         """The band of a table by rows."""

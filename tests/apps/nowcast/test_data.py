@@ -11,7 +11,10 @@ import torch
 
 from apps.nowcast.data import dihedral, draw_frames, load_windows, member_seed, seen
 from data_tools.cli import UserError
-from data_tools.store import EventStore
+from data_tools.quantities import QUANTITIES
+from data_tools.store import Event, EventStore, write_store
+
+START, STEPS = np.datetime64("2020-01-01T00:00:00", "s"), np.arange(13) * np.timedelta64(300, "s")
 
 
 def test_windows_hold_the_stores_values(tiny_store: Path) -> None:
@@ -22,6 +25,18 @@ def test_windows_hold_the_stores_values(tiny_store: Path) -> None:
     assert np.isnan(windows.frames[:, :, 0, 0]).all()
     assert windows.times[0] == str(store.times(store.indices("val")[0])[0])
     assert list(windows.time_step_minutes) == [5.0, 5.0]
+
+
+def test_the_archive_says_which_way_is_north(tmp_path: Path, tiny_store: Path) -> None:
+    """Of each store: one quantity comes in both directions."""
+    events = [Event("up", START + STEPS, np.zeros((13, 32, 32), np.float32), "test", "made", 0.0, 0.0)]
+    about = {"source": "made", "licence": "CC0"}
+    write_store(
+        tmp_path / "s.zarr", events, quantity=QUANTITIES["rainfall_rate"], time_step_seconds=300, crs={}, attrs=about,
+        pixel_size=(1000.0, 1000.0),
+    )  # fmt: skip
+    assert load_windows(f"{tiny_store},{tmp_path / 's.zarr'}", "test", 13).north_up == (True, True, True, False)
+    assert load_windows("storms", "test", 3, events=2).north_up == (True, True)
 
 
 def test_long_events_are_cut_into_windows_without_overlap(tiny_store: Path) -> None:

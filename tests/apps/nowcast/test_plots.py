@@ -54,7 +54,7 @@ def test_the_picture_is_written_with_every_colour_in_its_place(tmp_path: Path, q
 
 
 def test_north_is_up(tmp_path: Path, monkeypatch):
-    """SEVIR's rows go north, those of rain rates south."""
+    """As the archive says; where it does not, SEVIR's rows go north, those of rain rates south."""
     drawn = []
     monkeypatch.setattr("apps.nowcast.plots.draw_frame", lambda *a, north_up: drawn.append(north_up))
     for quantity in ("vil", "rainfall_rate"):
@@ -62,6 +62,11 @@ def test_north_is_up(tmp_path: Path, monkeypatch):
         plot_nowcasts(tmp_path / f"{quantity}.png", data["context"], data["truth"], {}, QUANTITIES[quantity])
     assert set(drawn[: len(drawn) // 2]) == {False}
     assert set(drawn[len(drawn) // 2 :]) == {True}
+    for told in (True, False):
+        drawn.clear()
+        data = fields("vil")
+        plot_nowcasts(tmp_path / "t.png", data["context"], data["truth"], {}, QUANTITIES["vil"], north_up=told)
+        assert set(drawn) == {told}
 
 
 def texts_of_next_figure(monkeypatch) -> list[str]:

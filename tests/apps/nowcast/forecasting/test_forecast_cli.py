@@ -94,10 +94,12 @@ def test_a_watch_falls_back_and_goes_on(run_here: Callable, archive: Path, base:
     arguments = ["--watch", str(archive), "--deadline", "0.001", "--runs", "1", "--poll", "0.01"]
     done = run_here(MODULE, *arguments, "--out", str(tmp_path / "out/n.nc"), *base)
     assert done.returncode == 0, done.stderr
-    assert "fell back to Lagrangian persistence" in done.stderr
+    assert "fell back to Eulerian persistence" in done.stderr
+    assert "late: it took" in done.stderr
     with xr.open_dataset(tmp_path / "out/n-20200301T001500Z.nc") as data:
-        assert data.attrs["comment"].startswith("FALLBACK")
-        assert "was given 0.001 s" in data.attrs["spanlift_fallback"]
+        assert data.attrs["comment"].startswith("FALLBACK: not the model's forecast but Eulerian persistence")
+        assert data.attrs["spanlift_fallback"].startswith("1 of 7 frames were read after")
+        assert "0.001 s were given" in data.attrs["spanlift_fallback"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -236,6 +237,25 @@ def test_an_archive_with_a_gap_and_a_damaged_frame(tmp_path: Path, write_fmi: Ca
     filled = scene.filled()
     assert filled[-1, 2, 3] == scene.frames[-2, 2, 3]
     assert (filled[:, :, 0] == 0.0).all()
+
+
+def test_of_two_files_of_one_time_the_one_changed_last_counts(tmp_path: Path, write_fmi: Callable) -> None:
+    codes = np.full((9, 6, 7), 100, np.uint8)
+    first = write_fmi(tmp_path / "b", TIMES, codes)
+    again = write_fmi(tmp_path / "a", TIMES[8:], codes[8:] + 20)
+    for path, moment in ((first[8], 2_000), (again[0], 1_000)):
+        os.utime(path, (moment, moment))
+    before = read_scene(open_source(tmp_path), 7)
+    os.utime(again[0], (3_000, 3_000))
+    after = read_scene(open_source(tmp_path), 7)
+    assert len(open_source(tmp_path).times) == 9
+    assert after.frames[-1, 0, 0] > before.frames[-1, 0, 0]
+    np.testing.assert_array_equal(after.frames[:-1], before.frames[:-1])
+    for scene, kept in ((before, first[8]), (after, again[0])):
+        (note,) = [note for note in scene.notes if "several files" in note]
+        assert note.startswith("several files of one time, 1 in all")
+        assert f"counts: {kept}, not" in note
+        assert note.endswith(f"at {TIMES[8]}")
 
 
 def test_archives_are_told_apart(tmp_path: Path, write_fmi: Callable) -> None:

@@ -138,5 +138,21 @@ def test_a_frame_whose_writer_paused_is_served_when_it_is_whole(tmp_path: Path, 
     assert told == ["truncated"]
 
 
+def test_a_second_file_of_one_time_does_not_stop_the_watch(tmp_path: Path, write_fmi: Callable) -> None:
+    served: list[np.datetime64] = []
+    told: list[str] = []
+
+    def serve(landed: Landed) -> None:
+        served.append(landed.time)
+        if len(served) == 1:  # corrected, in another folder, and then the next frame
+            write_fmi(tmp_path / "corrected", TIMES[:1], np.ones((1, 4, 5)))
+            write_fmi(tmp_path, TIMES[1:2], np.zeros((1, 4, 5)))
+
+    write_fmi(tmp_path, TIMES[:1], np.zeros((1, 4, 5)))
+    watch(tmp_path, serve, poll=0.02, runs=2, complain=told.append, sleep=lambda _: None)
+    assert served == [TIMES[0], TIMES[1]]
+    assert told == []
+
+
 def test_the_time_is_in_the_name() -> None:
     assert stamped(Path("out/n.nc"), TIMES[0]) == Path("out/n-20200229T234000Z.nc")

@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,15 +105,38 @@ def test_frames_are_bounded(evaluation_factory: Callable[..., Evaluation], monke
     assert film.small(np.zeros((2, 70, 90)), 32).shape == (2, 24, 30)
 
 
+def test_points_of_one_false_alarm_rate_are_all_told() -> None:
+    x, y = np.array([1.0, 0.25, 0.25, 0.0]), np.array([1.0, 0.75, 0.5, 0.0])
+    more = Series(1, "more", np.array([1.0, 0.5, 0.25, 0.0, NAN]), np.array([1.0, 0.9, 0.8, 0.7, NAN]))
+    panel = Panel("hits", "alarms", [Series(0, "one", x, y), more], point_told=lambda k: f"{k} or more")
+    made = charts([Group("a", "", [panel])])
+    rows = [re.findall("<td>([^<]*)</td>", row) for row in re.findall("<tr>(.*?)</tr>", made)]
+    assert rows[1] == ["1 at 1", "0.75 at 0.25", "0.5 at 0.25", "0 at 0", ""]
+    assert rows[2] == ["1 at 1", "0.9 at 0.5", "0.8 at 0.25", "0.7 at 0", ""]
+    assert re.findall(r'<th scope="col">([^<]*)</th>', made) == ["method", *(f"{k} or more" for k in range(5))]
+
+
+def test_a_warning_has_a_column_of_the_roc(evaluation: Evaluation) -> None:
+    (roc,) = [group for group in calibration(evaluation) if group.title == "ROC"]
+    made = charts([roc])
+    table = made[made.index("<table>") : made.index("</table>")]
+    heads = re.findall(r'<th scope="col">([^<]*)</th>', table)
+    assert heads == ["method", *(f"{k} or more members" for k in range(5))]
+    assert table.count("<td>1 at 1</td>") == table.count("<td>0 at 0</td>") == 3
+
+
+@pytest.mark.parametrize("north_up", [True, False, None])
 @pytest.mark.parametrize("quantity", ["vil", "rainfall_rate"])
-def test_north_is_up(evaluation_factory: Callable[..., Evaluation], quantity: str) -> None:
-    """SEVIR's rows go north, those of rain rates south; the missing corner is at row 0, column 0."""
+def test_north_is_up(evaluation_factory: Callable[..., Evaluation], quantity: str, north_up: bool | None) -> None:
+    """As the archive told; else SEVIR's rows go north, those of rain rates south. The missing corner is at row 0."""
     evaluation = evaluation_factory({"persistence": (1, 0, None)}, quantity=quantity, baseline=None, kinds=())
+    evaluation = replace(evaluation, picture=replace(evaluation.picture, north_up=north_up))
+    up = quantity == "rainfall_rate" if north_up is None else north_up
     uri = re.findall(r'src="data:image/png;base64,([^"]*)"', film.film(evaluation))[1]
     drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB"))
     missing = tuple(bytes.fromhex(COLOUR_SCALES[quantity].missing[1:]))
-    assert (tuple(drawn[0, 0]) == missing) == (quantity == "rainfall_rate")
-    assert (tuple(drawn[-1, 0]) == missing) == (quantity == "vil")
+    assert (tuple(drawn[0, 0]) == missing) is up
+    assert (tuple(drawn[-1, 0]) == missing) is not up
 
 
 def test_spectra_are_told_by_wavelength(evaluation: Evaluation) -> None:

@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 
 from apps.nowcast.reporting import page, write_report
+from apps.nowcast.reporting.cost import family
 from apps.nowcast.reporting.html import element, text
 from apps.nowcast.verification.definitions import SCORES
 from apps.nowcast.verification.results import Evaluation
+from data_tools.cli import UserError
 
 VOID = {"img", "input", "meta"}
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u202e\x00"
@@ -165,11 +167,16 @@ def test_one_deterministic_method_is_enough(evaluation_factory: Callable[..., Ev
 
 
 def test_several_steps_between_frames_are_told(evaluation: Evaluation) -> None:
-    """Minutes on the axes are right for one of them alone."""
+    """Minutes on the axes would be right for one of them alone: they are in frames, which are what is pooled."""
     assert "pooled frame by frame" not in page.report(evaluation)
     events = replace(evaluation.events, time_step_minutes=np.array([4.0, 4.0, 5.0]))
     made = page.report(replace(evaluation, events=events))
-    assert "pooled frame by frame, of 4 and 5 minutes by event; the minutes shown are those of third" in made
+    assert "pooled frame by frame, of 4 and 5 minutes by event; the minutes of the film are those of third" in made
+    assert "up to 5 frames ahead" in made
+    assert "5 lead times of 4 or 5 minutes" in made
+    assert "lead time (frames)" in made
+    assert "lead time (minutes)" not in made
+    assert "Power of single members at +5 frames" in made
 
 
 def test_many_methods_are_told_and_the_first_are_drawn(evaluation_factory: Callable[..., Evaluation]) -> None:
@@ -179,7 +186,7 @@ def test_many_methods_are_told_and_the_first_are_drawn(evaluation_factory: Calla
     assert "ddim-16" in labels
     assert "ddim-17" not in labels
     assert any("2 more methods" in told for _, told in parsed.all("p"))
-    assert any(told == "ddim, 18 steps" for _, told in parsed.all("th"))
+    assert any(told == "ddim-18" for _, told in parsed.all("th"))
 
 
 def test_elements_escape_what_they_are_given() -> None:
@@ -187,3 +194,27 @@ def test_elements_escape_what_they_are_given() -> None:
     assert made == '<a title="&quot;&amp;&lt;" class="x" hidden>&lt;b&gt;</a>'
     assert text(element("b")) == "<b></b>"
     assert element("img", alt="'") == '<img alt="&#x27;">'
+
+
+def test_methods_have_one_name(evaluation: Evaluation, parsed: Parsed) -> None:
+    """In tables, charts, switches and film; a family's is that without the number of steps."""
+    rows = {told for a, told in parsed.all("th") if a["scope"] == "row"}
+    signs = {told for _, told in parsed.all("li")}
+    films = {told for _, told in parsed.all("figcaption")}
+    for label in evaluation.rows:
+        assert label in rows
+        assert label in signs
+        assert label in films
+    assert "spanlift (target)" in signs
+    assert not any("steps" in told for told in rows)
+    assert family("ddim-5", 5) == "ddim"
+    assert family("spanlift-5 (target) 55-50", 5) == "spanlift (target) 55-50"
+    assert family("persistence", None) == "persistence"
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere/r.html", "/dev/null/r.html", "{tmp}/file/r.html", "{tmp}"])
+def test_a_place_that_cannot_be_written_is_one_line(evaluation: Evaluation, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="expected a place where the report can be written"):
+        write_report(place.replace("{tmp}", str(tmp_path)), evaluation)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -37,7 +37,7 @@ def tables(page: str) -> list[str]:
 def test_the_report_stands_beside_the_json(kept: Path) -> None:
     page = (kept / "r.html").read_text()
     assert page.startswith("<!doctype html>")
-    assert "ddim, 2 steps" in page
+    assert '<th scope="row">ddim-2</th>' in page
     assert re.search(r"<dt>Statistics</dt><dd><code>python [^<]+</code>", page)
     assert re.search(r"Versions of the statistics</dt><dd>python 3[^<]*, torch 2", page)
 
@@ -76,6 +76,9 @@ def test_it_runs_as_a_command(kept: Path, run_cli: Run, tmp_path: Path) -> None:
         (["{kept}/s.zarr", "--strata", "colour"], "got 'colour'"),
         (["{kept}/s.zarr", "--out", "{kept}/r.html"], "add --overwrite"),
         (["{kept}/s.zarr", "--out", "{kept}"], "got the folder"),
+        (["{kept}/s.zarr", "--out", "/proc/nowhere/r.html"], "/proc/nowhere/r.html"),
+        (["{kept}/s.zarr", "--out", "/dev/null/r.html"], "/dev/null"),
+        (["{kept}/s.zarr", "--out", "{kept}/e.json/r.html"], "got the file"),
         (["{kept}/e.json"], "got another thing at"),
     ],
 )

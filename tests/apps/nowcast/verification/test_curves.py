@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,7 +13,7 @@ from apps.nowcast.verification.curves import curve_differences, curves
 from apps.nowcast.verification.definitions import SCORES, page
 from apps.nowcast.verification.events import event_sums
 from apps.nowcast.verification.scope import Events
-from apps.nowcast.verification.strata import parse_kinds, strata, wet_shares
+from apps.nowcast.verification.strata import estimates_of_parts, parse_kinds, strata, wet_shares
 from data_tools.cli import UserError
 from data_tools.quantities import VIL
 
@@ -121,3 +124,43 @@ def test_parts_of_the_events(one: Statistics) -> None:
     for text in ("elsewhere", " , "):
         with pytest.raises(UserError, match="--strata among"):
             parse_kinds(text)
+
+
+def test_parts_are_scored_in_one_reading(one: Statistics) -> None:
+    """As of the events of each part alone, however the parts interleave; no statistic is read twice."""
+    reads: Counter[str] = Counter()
+
+    class Read:
+        def __init__(self, name: str, array: np.ndarray) -> None:
+            self.name, self.array, self.shape = name, array, array.shape
+
+        def __getitem__(self, key: Any) -> np.ndarray:
+            reads[self.name] += 1
+            return self.array[key]
+
+    kept = {name: array for name, array in one.arrays.items() if np.isfinite(np.asarray(array)).all()}
+    metrics = {name: METRICS[name] for name in ("csi", "hss", "crps", "rmse_of_mean", "outliers", "csi_of_mean")}
+    chosen = [np.arange(COUNT) % 2 == 0, np.arange(COUNT) % 2 == 1, np.ones(COUNT, bool)]
+    parts = [(each, Resamples(int(each.sum()), 40, 3)) for each in chosen]
+    found = estimates_of_parts(
+        Statistics(one.events, {name: Read(name, np.asarray(array)) for name, array in kept.items()}), parts, metrics
+    )
+    for (each, weights), part in zip(parts, found, strict=True):
+        alone = estimates(Statistics(one.events, kept).where(each), weights, metrics)
+        for name, wanted in alone.items():
+            for end in ("value", "low", "high"):
+                assert getattr(part[name], end) == pytest.approx(getattr(wanted, end), rel=1e-12), name
+    assert set(reads.values()) == {1}
+
+
+def test_parts_are_scored_alike_in_blocks(one: Statistics, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [
+        (np.array([k in chosen for k in range(COUNT)]), np.ones((2, len(chosen)))) for chosen in ((0, COUNT - 1), (1,))
+    ]
+    metrics = {name: METRICS[name] for name in ("csi", "crps")}
+    whole = estimates_of_parts(one, parts, metrics)
+    monkeypatch.setattr("apps.nowcast.metrics.sums._BLOCK", 2)
+    monkeypatch.setattr("apps.nowcast.verification.strata._MOST", 0)
+    for before, after in zip(whole, estimates_of_parts(one, parts, metrics), strict=True):
+        for name in metrics:
+            assert after[name].value == pytest.approx(before[name].value, rel=1e-12)

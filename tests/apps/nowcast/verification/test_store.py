@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 from apps.nowcast.evaluate import gathered
 from apps.nowcast.evaluation import Scored
@@ -86,6 +87,20 @@ def test_what_was_put_comes_back_and_xarray_reads_it(tmp_path: Path) -> None:
     assert data.counts4.dims == ("event", "lead", "threshold", "outcome")
     assert data.fss.sel(threshold=74, window=5).shape == (4, LEADS, 3)
     np.testing.assert_array_equal(data.lead, [5.0, 10.0])
+
+
+@pytest.mark.parametrize("told", [True, False, None])
+def test_which_way_is_north_is_kept(tmp_path: Path, told: bool | None) -> None:
+    about: dict[str, int] = dict.fromkeys(("data", "split", "seed", "anticipated", "guide_scale", "model"), 0)
+    StatisticsStore.create(tmp_path / "s.zarr", SCOPE, events(3), replace(picture(), north_up=told), about)
+    store = StatisticsStore.open(tmp_path / "s.zarr")
+    assert store.picture.north_up is told
+    fill(store, "a", range(3))
+    found = gathered([store], [Scored.of(store.finish(description("a")))], 3, "event", None, ())
+    assert found.north_up is (False if told is None else told)  # SEVIR's rows of VIL go north
+    old = zarr.open_group(str(tmp_path / "s.zarr/picture"), mode="r+", zarr_format=3)
+    del old.attrs["north_up"]  # a store of before
+    assert StatisticsStore.open(tmp_path / "s.zarr").picture.north_up is None
 
 
 def test_events_of_other_time_steps_share_no_minutes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
