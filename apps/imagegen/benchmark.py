@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from apps.imagegen.benchmark_options import BenchmarkOptions, counts_of
 from apps.imagegen.evaluation import own_reference
-from apps.imagegen.features import FeatureName, build_features
-from apps.imagegen.models import ARCHITECTURES, FrozenModel, ImageModel, Precision, image_model
+from apps.imagegen.features import build_features
+from apps.imagegen.models import ARCHITECTURES, FrozenModel, ImageModel, image_model
 from apps.imagegen.models.files import check_precision, shipped
 from apps.imagegen.models.latent.catalogue import CATALOGUE
 from apps.imagegen.models.latent.model import LatentModel
 from apps.imagegen.models.memory import enough_memory
-from apps.imagegen.prompt_options import PromptOptions, written
+from apps.imagegen.prompt_options import written
 from apps.imagegen.published import Published, load_published
-from apps.imagegen.tables.ablation_lines import ABLATIONS
+from apps.imagegen.tables.catalogue import LATENT_TABLES, PIXEL_TABLES, TABLES
 from apps.imagegen.tables.ingredients import folder_of
 from apps.imagegen.tables.latent import fill_latent
 from apps.imagegen.tables.latent_bench import LatentBench, find_scorers
-from apps.imagegen.tables.latent_lines import LATENT_SPECS, LatentSpec
+from apps.imagegen.tables.latent_lines import LatentSpec
 from apps.imagegen.tables.lines import SPECS, Spec
-from apps.imagegen.tables.listing import rows_of
+from apps.imagegen.tables.listing import PUBLISHED_FILES, rows_of
 from apps.imagegen.tables.overhead import OverheadRecipe, fill_overhead
 from apps.imagegen.tables.plot import plot_table
 from apps.imagegen.tables.quality import Bench, QualityRecipe, fill_quality
 from apps.imagegen.tables.random_latents import RANDOM, random_latent
-from apps.imagegen.tables.s4s_lines import S4S_LATENT_SPECS, S4S_SPECS
 from apps.imagegen.tables.span import SpanRecipe, fill_span
 from apps.imagegen.tables.store import Store
 from apps.imagegen.tables.table import Filled, screen_table, write, write_several
@@ -39,71 +39,12 @@ from apps.processes import check_device
 from core.names import nearest
 from data_tools.cli import UserError, check_outputs, console, joined, run
 
-PIXEL_TABLES: Mapping[str, Spec] = {**SPECS, **ABLATIONS, **S4S_SPECS}
-LATENT_TABLES: Mapping[str, LatentSpec] = {**LATENT_SPECS, **S4S_LATENT_SPECS}
-TABLES = {
-    **{name: spec.title for name, spec in (*PIXEL_TABLES.items(), *LATENT_TABLES.items())},
-    "out-of-span": "Part of SpanLift's correction outside the span of the velocities",
-    "overhead": "Parameters, operations and time that SpanLift adds",
-}
 SPAN_NFE, OVERHEAD_NFE = 7, 9
 SCREEN_WIDTH = 200
 """Columns of text; a pipe has 80, and a table must not be cut."""
 UNWRITTEN = {"out", "json", "overwrite", "list"}
 """Options that no number depends on."""
 LATENT_BATCH = 8
-
-
-@dataclass(frozen=True)
-class BenchmarkOptions(PromptOptions):
-    """Options of the command.
-
-    Attributes:
-        table: which; --list shows them.
-        model: shipped model, file of train_model or convert, or pipeline of diffusers (its folder, its id on the hub,
-            or a name like sana-0.6b); for overhead also the name of an architecture, sana-0.6b or flux-dev, whose
-            weights are then random. By default that of the table, where it can be had without being asked for.
-        solvers: folder of trained solvers, KEY-nfeN each, as the commands for missing cells make them; by default one
-            for each model, out/solvers/NAME-IDENTITY.
-        nfe: comma-separated columns of the table, which are numbers of network calls, or of evaluations where guidance
-            takes two calls for each, as the table says; by default the table's.
-        samples: images of a block (distances), or over all (out-of-span).
-        blocks: blocks of images that intervals are over.
-        seed: of the first image.
-        features: network that looks at images; see apps.imagegen.evaluate.
-        reference: what distances are to: digits, a folder, an npz of images or of mu and sigma; by default the digits,
-            for a model that learned from them.
-        teacher_nfe: evaluations of the teacher that tables of latent models hold final states against; by default the
-            table's.
-        batch: images at once; in the overhead table those that throughput is measured with.
-        repeats: timed runs of each kind in the overhead table; 0 times nothing.
-        device: cpu, cuda, cuda:1, ...
-        precision: of the network; the state stays in float32.
-        out: folder of cells and tables. Cells that are finished there are kept when the command is started again.
-        json: file of the table; an existing one needs --overwrite, but for the default one, TABLE.json in the folder.
-        overwrite: replace a file that exists.
-        list: show the tables, what each takes, what of that is here and its command, and end; --json writes it too.
-        prompts: see `PromptOptions`, as the options after it.
-    """
-
-    table: str = "digits"
-    model: str | None = None
-    solvers: str | None = None
-    nfe: str | None = None
-    samples: int = 1000
-    blocks: int = 3
-    seed: int = 0
-    features: FeatureName = "auto"
-    reference: str | None = None
-    teacher_nfe: int | None = None
-    batch: int | None = None
-    repeats: int = 5
-    device: str = "cpu"
-    precision: Precision = "float32"
-    out: str = "out/benchmark"
-    json: str | None = None
-    overwrite: bool = False
-    list: bool = False
 
 
 @enough_memory()
@@ -160,20 +101,20 @@ def main(options: BenchmarkOptions) -> None:
 
 def _filled(options: BenchmarkOptions, store: Store, published: Published) -> Filled:
     if options.table == "overhead":
-        (nfe,) = _counts(options, (OVERHEAD_NFE,), most=1)
+        (nfe,) = counts_of(options, (OVERHEAD_NFE,), most=1)
         name = options.model or SPECS["imagenet64"].model
         model = _any_weights(options, name)
         starts = isinstance(model, ImageModel)  # of latent models none is published with an analytic first step
         recipe = OverheadRecipe(nfe, starts, options.batch or 1, options.repeats, options.seed)
         return fill_overhead(model, name, recipe, store, published)
     if options.table == "out-of-span":
-        (nfe,) = _counts(options, (SPAN_NFE,), most=1)
+        (nfe,) = counts_of(options, (SPAN_NFE,), most=1)
         name = options.model or "digits"
         model = options.load(name, options.device, options.precision)
         recipe = SpanRecipe(options.samples, options.batch or 32, options.seed)
         return fill_span(model, name, options.solvers or folder_of(model), nfe, recipe, store, published)
     spec = PIXEL_TABLES[options.table]
-    counts = _counts(options, spec.nfe)
+    counts = counts_of(options, spec.nfe)
     name = options.model or spec.model
     bench, lacking = _bench(options, spec)
     folder = options.solvers or ("" if bench is None else folder_of(bench.model))
@@ -185,7 +126,7 @@ def _latent(options: BenchmarkOptions, spec: LatentSpec, store: Store, published
     if options.model in (None, spec.model):  # sampled as it was for publication, unless the user says otherwise
         size, guidance = options.size or spec.size, spec.guidance if options.guidance is None else options.guidance
         options = replace(options, size=size, guidance=guidance)
-    counts, words = _counts(options, spec.nfe), _model_words(options, spec)
+    counts, words = counts_of(options, spec.nfe), _model_words(options, spec)
     again = f"python -m apps.imagegen.benchmark --table {options.table} --model {name}{words}"
     if options.model is None or (spec.prompts and options.prompts is None):
         lacking = {"model": f"{again} --reference IMAGES" if "fid" in spec.metrics else again}
@@ -205,6 +146,9 @@ def _latent(options: BenchmarkOptions, spec: LatentSpec, store: Store, published
     if isinstance(model, LatentModel):  # said, for recipes have their own: solvers are for one size and guidance
         trained_on = None if model.prompts is None else len(model.prompts.train)  # none of which is evaluated on
         said = replace(options, size=model.image_resolution, guidance=model.guidance, train_prompts=trained_on)
+        others = PUBLISHED_FILES.get(PUBLISHED_FILES[spec.data or ""].trained_on)
+        if others is not None:  # a benchmark's prompts are none to train on
+            said = replace(said, prompts=others.prompts, train_prompts=others.train_prompts)
         words = _model_words(said, spec)
     folder, also = options.solvers or folder_of(model), words.removeprefix(" ")
     return fill_latent(options.table, spec, bench, name, folder, counts, store, published, lacking, also)
@@ -247,20 +191,6 @@ def _any_weights(options: BenchmarkOptions, name: str) -> FrozenModel:
     return model.to(options.device)
 
 
-def _counts(options: BenchmarkOptions, usual: tuple[int, ...], most: int = 32) -> tuple[int, ...]:
-    """Numbers of calls, ascending, each once."""
-    if options.nfe is None:
-        return usual
-    try:
-        counts = tuple(sorted({int(word) for word in options.nfe.replace(" ", ",").split(",") if word}))
-    except ValueError:
-        counts = ()
-    if not counts or counts[0] < 1 or counts[-1] > 1000 or len(counts) > most:
-        many = "one whole number" if most == 1 else "whole numbers like 3,4,5"
-        raise UserError(f"expected --nfe as {many}, from 1 to 1000, for {options.table}, got {options.nfe!r}")
-    return counts
-
-
 def _show(filled: Filled) -> None:
     screen = Console(width=SCREEN_WIDTH)
     screen.print(screen_table(filled))
@@ -291,9 +221,9 @@ if __name__ == "__main__":
   python -m apps.imagegen.benchmark --table digits --nfe 3 4 --samples 500
   python -m apps.imagegen.benchmark --table overhead --repeats 0
   python -m apps.imagegen.benchmark --table overhead --device cuda --precision float16 --batch 16
-  python -m apps.imagegen.benchmark --table cifar10 --model cifar10.safetensors --reference cifar10-32x32.npz \\
-      --features inception --samples 50000 --device cuda
-  python -m apps.imagegen.benchmark --table sana --model sana-0.6b --prompts MJHQ-30K/meta_data.json \\
-      --train_prompts 5000 --reference MJHQ-30K/images --features inception --samples 25000 --blocks 1 --device cuda""",
+  python -m apps.imagegen.benchmark --table cifar10 --model cifar10-32x32-uncond-vp.safetensors \\
+      --reference cifar10-32x32.npz --features inception --samples 50000 --blocks 1 --device cuda
+  python -m apps.imagegen.benchmark --table sana --model sana-0.6b --prompts meta_data.json \\
+      --train_prompts 5000 --reference mjhq30k_imgs --features inception --samples 25000 --blocks 1 --device cuda""",
         argv=joined("nfe"),
     )

@@ -29,7 +29,7 @@ from apps.imagegen.models import FrozenModel
 from core.operators.residual import SpanLiftResidual
 from core.solvers.learned.dyweight import DyWeight, DyWeightConfig
 from core.solvers.options import shown
-from data_tools.cli import UserError
+from data_tools.cli import UserError, console
 
 __all__ = ["LEARNED_NAMES", "Method", "MethodOptions", "build_method", "is_trained", "load_trained", "seeded"]
 
@@ -162,7 +162,25 @@ def _trained(model: FrozenModel, spec: MethodOptions) -> Method:
 
 
 def _grid(model: FrozenModel, spec: MethodOptions, spent: Budget) -> Tensor:
+    """The grid; one that is searched with the network is searched once for all solvers of a process."""
     name = grid_name(spec, model)
+    if "field" not in core.GRIDS[name].needs:
+        return _built(model, spec, spent, name)
+    key = (
+        name, spent.steps, spent.afs, spec.rho, spec.seed, SEARCH_SAMPLES, model.identity, model.conditions,
+        model.precision, str(model.device),
+    )  # fmt: skip
+    if key not in _searched:
+        console.print(f"searching {spent.steps} steps of the grid {name}", highlight=False)
+        _searched[key] = _built(model, spec, spent, name)
+    return _searched[key].clone()
+
+
+_searched: dict[tuple[Any, ...], Tensor] = {}
+"""Grids by all that their search depends on. Each costs some 4,000 network calls, and is a few numbers."""
+
+
+def _built(model: FrozenModel, spec: MethodOptions, spent: Budget, name: str) -> Tensor:
     takes = core.GRIDS[name].takes
     seeds = range(SEARCH_SEED, SEARCH_SEED + (AYS_SAMPLES if "data" in takes else SEARCH_SAMPLES))
     if core.GRIDS[name].needs:

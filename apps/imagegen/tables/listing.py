@@ -35,33 +35,51 @@ PIXEL_IMAGES = 50_000
 
 
 class Files(NamedTuple):
-    """Names that a data set's reference images and prompts are published under, where they are from, and how many of
-    the prompts the recipes train on."""
+    """Names that a data set's reference images and prompts are published under, and how to get them.
+
+    Attributes:
+        reference, source: images, or moments of their features; "" where no score takes them.
+        prompts, written: file and where it is from; "" of models without prompts.
+        train_prompts: how many of the prompts the recipes train on.
+        trained_on: the data set whose prompts solvers are trained on, where it is another.
+    """
 
     reference: str = ""
     source: str = ""
     prompts: str = ""
+    written: str = ""
     train_prompts: int = 0
+    trained_on: str = ""
 
 
-EDM = "fid-refs of NVIDIA's EDM"
-ADM = "reference batches of OpenAI's guided-diffusion"
-COCO = Files("val2014", "images and captions of MS-COCO 2014, validation", "captions_val2014.json", 5000)
+EDM = "in fid-refs, beside the models that NVIDIA publishes with EDM (arXiv 2206.00364)"
+ADM = "of the reference batches that OpenAI publishes with guided-diffusion"
+MJHQ = "hf download playgroundai/MJHQ-30K --repo-type dataset --local-dir ."
+COCO = Files(
+    "val2014", "val2014.zip of MS-COCO, unpacked", "captions_val2014.json",
+    "in annotations_trainval2014.zip of MS-COCO, in its folder annotations", 5000,
+)  # fmt: skip
 PUBLISHED_FILES: Mapping[str, Files] = MappingProxyType(
     {
         "cifar10": Files("cifar10-32x32.npz", EDM),
         "ffhq": Files("ffhq-64x64.npz", EDM),
         "afhqv2": Files("afhqv2-64x64.npz", EDM),
         "imagenet64": Files("imagenet-64x64.npz", EDM),
-        "sana-mjhq": Files("mjhq30k_imgs", "MJHQ-30K, unpacked", "meta_data.json", 5000),
+        "sana-mjhq": Files(
+            "mjhq30k_imgs", f"{MJHQ} mjhq30k_imgs.zip && unzip -q mjhq30k_imgs.zip -d mjhq30k_imgs",
+            "meta_data.json", f"{MJHQ} meta_data.json", 5000,
+        ),
         "ms-coco-flux": COCO,
         "ms-coco-sd15": COCO,
         "ms-coco-sd14": COCO._replace(train_prompts=1000),
-        "drawbench-flux": Files(source="DrawBench, a prompt a line", prompts="drawbench.txt"),
+        "drawbench-flux": Files(
+            prompts="drawbench.txt", written="the 200 of DrawBench (arXiv 2205.11487), one a line",
+            trained_on="ms-coco-flux",
+        ),
         "lsun-bedroom": Files("VIRTUAL_lsun_bedroom256.npz", ADM),
         "imagenet256": Files("VIRTUAL_imagenet256_labeled.npz", ADM),
     }
-)
+)  # fmt: skip
 """By the published data set. Reference batches of latent diffusion's data are ours to choose: S4S and DyWeight do not
 say which they took."""
 
@@ -150,10 +168,10 @@ def _prompts(spec: Spec) -> tuple[list[Ingredient], list[str]]:
     files = PUBLISHED_FILES[spec.data or ""]
     if not files.prompts:
         return [], []
-    return [_file("prompts", files.prompts, files.source)], [
-        f"--prompts {files.prompts}",
-        f"--train_prompts {files.train_prompts}",
-    ]
+    needs, others = [_file("prompts", files.prompts, files.written)], PUBLISHED_FILES.get(files.trained_on)
+    if others is not None:
+        needs.append(_file("prompts to train on,", others.prompts, others.written))
+    return needs, [f"--prompts {files.prompts}", f"--train_prompts {files.train_prompts}"]
 
 
 def _reference(spec: Spec) -> tuple[list[Ingredient], list[str]]:

@@ -105,6 +105,27 @@ def test_without_a_model_or_prompts_the_commands_say_what_to_give(
     assert "75.92" in capsys.readouterr().out
 
 
+def test_solvers_are_not_trained_on_a_benchmarks_prompts(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DyWeight of DrawBench is that of MS-COCO, with its prompts, whatever --prompts evaluate."""
+    monkeypatch.setattr(benchmark, "plot_table", lambda filled, path: None)
+    tiny_pipeline("flux").save_pretrained(place / "flux")
+    main(
+        BenchmarkOptions(
+            table="flux-drawbench", model=str(place / "flux"), prompts=str(place / "prompts.txt"), train_prompts=0,
+            nfe="9", samples=2, blocks=1, teacher_nfe=2, size=64, text_cache=str(place / "text"),
+            out=str(tmp_path / "out"),
+        )
+    )  # fmt: skip
+    trained = [command for command in read(tmp_path, "flux-drawbench")["missing"] if "imagegen.train" in command]
+    assert len(trained) == 2
+    for command in trained:
+        assert "--prompts captions_val2014.json --train_prompts 5000" in command
+        assert "prompts.txt" not in command
+    assert "--config dyweight-flux-nfe9" in trained[0]
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

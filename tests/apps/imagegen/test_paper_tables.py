@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,14 @@ WHOLE: dict[str, Spec] = {**S4S_SPECS, **S4S_LATENT_SPECS}
 ADDED: dict[str, Spec] = {**ABLATIONS, **WHOLE}
 
 
+PARSER = build_parser(TrainOptions, prog="x", description="x", examples="x")
+
+
+@cache
 def trained_as(command: str) -> TrainOptions:
     """What a command of training is read as."""
-    parser = build_parser(TrainOptions, prog="x", description="x", examples="x")
     words = named_configs(command.removeprefix("python -m apps.imagegen.train ").split(), CONFIGS)
-    found = {key: value for key, value in vars(parser.parse_args(words)).items() if key != "config"}
+    found = {key: value for key, value in vars(PARSER.parse_args(words)).items() if key != "config"}
     return TrainOptions(**found)
 
 
@@ -135,15 +139,16 @@ def test_tables_of_the_papers_train_by_their_recipes() -> None:
 
 
 def few(spec: Spec) -> Spec:
-    """A handcrafted row of each grid, but for GITS', whose search takes seconds, and rows of each learned method."""
+    """A handcrafted row of each grid, and rows of each learned method."""
     lines: dict[tuple[str, str | None], Line] = {}
-    for line in (line for line in spec.lines if line.learned or line.grid != "gits"):
+    for line in spec.lines:
         lines.setdefault((line.solver if line.learned else "", line.grid), line)
     return replace(spec, lines=tuple(lines.values()))
 
 
 @pytest.mark.parametrize("table", ["s4s-afhqv2", "s4s-single-step", "dyweight-initialization-cifar10"])
-def test_pixel_tables_are_filled(table: str, tiny: ImageModel, tmp_path: Path) -> None:
+def test_pixel_tables_are_filled(table: str, tiny: ImageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apps.imagegen.solvers.SEARCH_SAMPLES", 2)
     spec = few(ADDED[table])
     bench = Bench(tiny, "digits", "digits", QualityRecipe(4, 1), batch=4)
     filled = fill_quality(table, spec, bench, "tiny", "none", (4,), Store(tmp_path), PUBLISHED)
@@ -159,8 +164,9 @@ def test_pixel_tables_are_filled(table: str, tiny: ImageModel, tmp_path: Path) -
     assert any("start analytically" in note for note in filled.notes) is False
 
 
-def test_every_method_of_a_latent_table_can_be_built() -> None:
+def test_every_method_of_a_latent_table_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the one whose model has classes; the grids of the others are the same."""
+    monkeypatch.setattr("apps.imagegen.solvers.SEARCH_SAMPLES", 2)
     spec, model = S4S_LATENT_SPECS["s4s-imagenet256"], latent_model(tiny_pipeline("ldm-class"), "tiny")
     for line in few(spec).lines:
         found = find(model, "tiny", line, 4, "none", spec.base)

@@ -189,3 +189,30 @@ def test_stochastic_solvers_draw_by_the_seeds_of_the_images(model: ImageModel) -
 
     assert torch.allclose(end([7, 4])[1], end([4])[0], atol=1e-5)
     assert seeded(core.Euler(), [1]) == core.Euler()
+
+
+def test_a_grid_is_searched_once_for_all_solvers_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And again for other steps, another start, or other weights."""
+    monkeypatch.setattr("apps.imagegen.solvers.SEARCH_SAMPLES", 2)
+    model, calls = tiny(seed=5), []
+    model.network.register_forward_hook(lambda *_: calls.append(1))
+
+    def searched(solver: str, nfe: int, afs: bool = False) -> torch.Tensor:
+        calls.clear()
+        return build_method(model, MethodOptions(solver, nfe, 3, afs=afs, grid="gits")).grid
+
+    first = searched("ipndm", 4)
+    assert len(calls) == 60  # the teacher's
+    kept = first.clone()
+    first.zero_()  # a grid that is given away is the caller's
+    for solver in ("unipc", "dpm-solver++", "s4s-lms"):
+        assert torch.equal(searched(solver, 4), kept)
+        assert not calls
+    assert len(searched("ipndm", 3)) == 4
+    assert calls
+    searched("ipndm", 3, afs=True)
+    assert calls
+    other = tiny(seed=6)
+    build_method(other, MethodOptions("ipndm", 4, 3, afs=False, grid="gits"))
+    assert other.identity != model.identity
+    assert torch.equal(searched("ipndm", 4), kept)

@@ -87,6 +87,24 @@ def test_what_comes_with_the_project_is_present_and_what_arrives_is_seen(
     assert all(metric in SCORERS for spec in LATENT_TABLES.values() for metric in spec.metrics if metric != "fid")
 
 
+def test_files_go_by_their_published_names_and_it_is_said_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lacking = {row: {thing.name: thing.where for thing in listed()[row].ingredients} for row in ("sana", "sd15")}
+    images = "hf download playgroundai/MJHQ-30K --repo-type dataset --local-dir . mjhq30k_imgs.zip"
+    assert lacking["sana"]["reference mjhq30k_imgs"] == f"{images} && unzip -q mjhq30k_imgs.zip -d mjhq30k_imgs"
+    assert lacking["sana"]["prompts meta_data.json"].endswith(" meta_data.json")
+    assert "annotations_trainval2014.zip" in lacking["sd15"]["prompts captions_val2014.json"]
+    assert "val2014.zip" in lacking["sd15"]["reference val2014"]
+
+
+def test_prompts_that_nothing_is_trained_on_come_with_those_that_are() -> None:
+    row = listed()["flux-drawbench"]
+    assert "--prompts drawbench.txt --train_prompts 0" in row.command
+    assert any(thing.name == "prompts to train on, captions_val2014.json" for thing in row.ingredients)
+
+
 def test_trained_solvers_are_counted_where_commands_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
