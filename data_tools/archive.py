@@ -193,7 +193,7 @@ def time_step(stamps: Sequence[Stamp]) -> int:
     """The archive's own time step in seconds: the most frequent one."""
     steps = Counter(_seconds(one, two) for one, two in pairwise(stamps))
     if not steps:
-        raise UserError(f"expected an archive of several frames, got one: {stamps[0].path.name}")
+        raise UserError(f"expected an archive of several frames, got one, of {stamps[0].time}: add more")
     return steps.most_common(1)[0][0]
 
 

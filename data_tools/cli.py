@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Options = TypeVar("Options")
 
-console = Console(stderr=True, force_jupyter=False, force_terminal=None if sys.stderr.isatty() else False)
+_IN_TERMINAL = sys.stderr is not None and sys.stderr.isatty()  # it is None where a service closed it
+console = Console(stderr=True, force_jupyter=False, force_terminal=None if _IN_TERMINAL else False)
 """Where people are talked to. stdout is kept for results.
 
 Bars move in terminals alone: a notebook, which says of itself that it is one, would show every frame of theirs.

@@ -214,12 +214,20 @@ def _counted(events: Iterable[Event], counts: Counter[str], wanted: str) -> Iter
         raise UserError(f"expected windows with {wanted}, got none: change --wet_fraction or --max_missing")
 
 
+def _stored(options: Options) -> StoredArchive:
+    """The store to cut; what is cut from it must not take its place, nor lie within it."""
+    out = Path(options.out).resolve()
+    if Path(options.src).resolve() in (out, *out.parents):
+        raise UserError(f"expected --out outside the store that is read, got {options.out}: choose another place")
+    return StoredArchive.open(options.src)
+
+
 def main(options: Options) -> None:
     require_free(options.out, options.overwrite)
     if options.format == "sevir":
         counts = ingest_sevir(options)
     else:
-        kind = StoredArchive.open(options.src) if options.format == "store" else FORMATS[options.format]
+        kind = _stored(options) if options.format == "store" else FORMATS[options.format]
         counts = ingest_radar(options, kind)
     parts = ", ".join(f"{number} {split}" for split, number in sorted(counts.items()))
     print(f"{options.out}: {sum(counts.values())} events ({parts})")

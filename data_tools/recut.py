@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -23,7 +24,8 @@ from data_tools.store import EventStore
 
 @dataclass(frozen=True)
 class StoredArchive:
-    """A store of rain rates as a `data_tools.archive.Format`. Its frames have paths STORE/EVENT/NUMBER.
+    """A store of rain rates as a `data_tools.archive.Format`. Its frames have paths STORE/EVENT/NUMBER, of which EVENT
+    is the id, quoted where it would not be one part of a path.
 
     Its name is the source that its events have, and licence and source are those of the store's attributes: what is cut
     out of it belongs to whom it belonged before.
@@ -34,14 +36,21 @@ class StoredArchive:
 
     @classmethod
     def open(cls, path: str | Path) -> StoredArchive:
-        """Raises UserError: no store, a damaged one, another quantity, or events of several places."""
+        """Raises UserError: no store, a damaged one, another quantity, events of several places or sources."""
         store = EventStore.open(path, RAINFALL_RATE.name)
         if len(np.unique(store.origins, axis=0)) > 1:
             raise UserError(
                 f"expected events of one place in {path}, got several: it holds windows already, cut the archive they "
                 "came from"
             )
+        if len(sources := sorted(set(store.sources))) > 1:
+            got = f"{', '.join(sources[:3])}{', ...' if len(sources) > 3 else ''}"
+            raise UserError(
+                f"expected events of one source in {path}, got {got}: write a store of each, cut each alone"
+            )
         width, height, units = pixel_of(store)
+        if not (np.isfinite([width, height]).all() and width and height):
+            raise UserError(f"damaged store {path}: expected pixels of a size, got {width} x {height}: copy it anew")
         x0, y0 = (float(corner) for corner in store.origins[0])
         rows, columns = store.shape[2:]
         return cls(store, Grid((rows, columns), x0, y0, (width, height), units, store.crs))
@@ -60,7 +69,8 @@ class StoredArchive:
 
     @property
     def step_seconds(self) -> int:
-        return round(self.store.time_step_seconds)
+        """No frame is left out unless --frame_step says so, whatever time step the store tells of itself."""
+        return 1
 
     @property
     def rate(self) -> str:
@@ -87,21 +97,24 @@ class StoredArchive:
         return self.grid_of_all
 
     def read(self, paths: Sequence[Path]) -> Iterator[np.ndarray]:
-        """Frames in the order of `paths` as uint16 codes; successive frames of one event are read together."""
+        """Frames in the order of `paths` as uint16 codes; successive frames of one chunk are read together."""
+        chunk = self.store.fields.chunks[1]
         first = 0
         while first < len(paths):
             event, start = self._places[paths[first]]
-            length = 1
-            while self._places.get(paths[min(first + length, len(paths) - 1)]) == (event, start + length):
-                length += 1
-            yield from self.store.read_codes(event, slice(start, start + length))
-            first += length
+            last = first + 1
+            while last < len(paths) and self._places[paths[last]] == (event, start + last - first):
+                if (start + last - first) % chunk == 0:
+                    break
+                last += 1
+            yield from self.store.read_codes(event, slice(start, start + last - first))
+            first = last
 
     @cached_property
     def _places(self) -> dict[Path, tuple[int, int]]:
         """Path -> (event, number of the frame in it)."""
         return {
-            self.store.path / name / str(number): (event, number)
+            self.store.path / quote(name, safe=" :") / str(number): (event, number)
             for event, name in enumerate(self.store.ids)
             for number in range(self.store.shape[1])
         }

@@ -188,12 +188,13 @@ def _events(
     missing = np.max([frame.missing for frame in held], axis=0) / pixels
     times = np.array([frame.time for frame in held], dtype="datetime64[s]")
     begin = times[0].item()
+    minute = "%Y%m%dT%H%M%S" if begin.second else "%Y%m%dT%H%M"  # frames may be seconds apart
     for i, j in np.argwhere((wet >= cut.wet_fraction) & (missing <= cut.max_missing)):
         row, column = int(tiles.rows[i]), int(tiles.columns[j])
         area = (slice(row, row + cut.patch), slice(column, column + cut.patch))
         codes = np.stack([frame.codes[area] for frame in held])
         yield Event(
-            id=f"{source}-{begin:%Y%m%dT%H%M}-y{row}-x{column}",
+            id=f"{source}-{begin:{minute}}-y{row}-x{column}",
             times=times,
             values=unpack(codes, RAINFALL_RATE),
             split=split,

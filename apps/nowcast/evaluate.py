@@ -24,7 +24,7 @@ from apps.nowcast.reporting import write_report
 from apps.nowcast.reporting.provenance import command, versions
 from apps.nowcast.step_counts import parse_counts
 from apps.nowcast.table import Json
-from apps.nowcast.tables.listing import briefly, tables
+from apps.nowcast.tables.listing import tables
 from apps.nowcast.verification.fractions import WINDOWS
 from apps.nowcast.verification.results import Evaluation, show, write
 from apps.nowcast.verification.scope import Events, Picture, Scope, differing
@@ -63,7 +63,7 @@ def _list(options: EvaluateOptions) -> None:
     rows = tables()
     if options.json is not None:
         listing.write(rows, Path(options.json), options.overwrite)
-    listing.show(briefly(rows))
+    listing.show(rows)
 
 
 def _evaluate(options: EvaluateOptions) -> None:

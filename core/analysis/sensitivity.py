@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Sensitivity(NamedTuple):
-    """Means over positions of the answer, for each sample.
+    """Ratios of sums over the positions of the answer that are looked at, for each sample.
 
     Attributes:
         outside: (radii, B), share of the squared sensitivities sum_q J_pq^2 to positions q outside the window of edge

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from core.studies.bases import BaseRow, study_bases
-from core.studies.coefficients import (
-    CoefficientRow,
-    CoefficientStudy,
-    CoupledDrift,
-    study_coefficients,
-    teacher_errors,
-)
+from core.studies.coefficients import CoefficientRow, CoefficientStudy, study_coefficients, teacher_errors
+from core.studies.coupled_drift import CoupledDrift
 from core.studies.coupling import CouplingRow, CouplingStudy, SineField, study_coupling
 from core.studies.decomposition import DecompositionRow, DecompositionStudy, study_decomposition
 from core.studies.floors import FloorRow, floor_rows

@@ -1,5 +1,5 @@
 """Which part of a step's error do learned coefficients remove? The controlled ODE of DyWeight (see
-`core.studies.coefficients`) looked at as in SpanLift, section 3.1 and figure 3: each step's mismatch to the exact
+`core.studies.coupled_drift`) looked at as in SpanLift, section 3.1 and figure 3: each step's mismatch to the exact
 continuation is split into what lies in the span of the buffered slopes and what does not,
 
     |U - Delta*|^2 = |U - P Delta*|^2 + |Delta* - P Delta*|^2.
@@ -7,12 +7,11 @@ continuation is split into what lies in the span of the buffered slopes and what
 Three sets of coefficients of the same slopes are compared: those of the books; the best ones of each step, which are
 least squares on its exact update; and those that training on the endpoint alone finds. None reaches the second term,
 which is not to say that it stays the same: other coefficients lead to other states. Endpoint training need not lower
-the first term either, for it may spoil one step to mend another.
+the first term either, for it may spoil one step to mend another; the longer it goes on, the more it does.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +25,17 @@ from core.fitting import FitConfig
 from core.intervals import Interval, bootstrap_mean
 from core.solvers.ipndm import IPNDM
 from core.solvers.multistep import remember
-from core.state import Solver, VelocityField, integrate, trajectory
-from core.studies.coefficients import GIVEN_STATES, CoupledDrift, FreeCoefficients, GivenStart
-from core.supervision import Example
-from core.training import train_solver
+from core.state import Solver, trajectory
+from core.studies.coupled_drift import (
+    GIVEN_STATES,
+    FreeCoefficients,
+    GivenStart,
+    draw_problems,
+    endpoint_errors,
+    even_grid,
+    fit_coefficients,
+    given_states,
+)
 
 Coefficients = Literal["standard", "best", "learned"]
 
@@ -66,7 +72,8 @@ class DecompositionRow(NamedTuple):
         coefficients: of the books, the best ones of each step, or learned on the endpoint.
         endpoint: |x - exact| / |exact| at the end.
         mismatch, inside, floor: means over the steps taken, as fractions of the exact update, see `LocalFloor`.
-        last_mismatch, last_inside, last_floor: of the last step alone, which endpoint training sees directly.
+        last_mismatch, last_inside, last_floor: of the last step alone, which endpoint training sees directly; off the
+            path the exact update does not lead to the exact endpoint.
     """
 
     degree: int
@@ -96,22 +103,13 @@ def study_decomposition(
     """
     rows = []
     for degree, steps in settings:
-        if steps < GIVEN_STATES:
-            raise ValueError(f"expected at least {GIVEN_STATES} steps, got {steps}; {GIVEN_STATES - 1} are given")
         problem = _Problem(study, degree, steps)
-        learned = problem.fitted(directory / f"degree{degree}-steps{steps}-seed{study.seed}")
         rows += [
             problem.row("standard", IPNDM(study.order)),
             problem.row("best", problem.best()),
-            problem.row("learned", learned),
+            problem.row("learned", problem.fitted(directory)),
         ]
     return rows
-
-
-def continued(field: CoupledDrift, x: Tensor, clock: Tensor, clock_next: Tensor) -> Tensor:
-    """The exact solution (problems, starts, D) at clock_next from x at `clock`."""
-    turn = torch.linalg.matrix_exp((clock - clock_next) * field.coupling)
-    return field.truth(clock_next) + (x - field.truth(clock)) @ turn.mT
 
 
 class _Problem:
@@ -119,59 +117,35 @@ class _Problem:
 
     def __init__(self, study: DecompositionStudy, degree: int, steps: int) -> None:
         self.study, self.degree, self.steps = study, degree, steps
-        generator = torch.Generator().manual_seed(1000 * study.seed + degree)
-        self.field = CoupledDrift(study.problems, study.dimension, degree, generator)
-        count = study.starts + study.held_out
-        off = torch.randn(study.problems, count, study.dimension, generator=generator, dtype=torch.float64)
-        self.seen, self.unseen = off[:, : study.starts], off[:, study.starts :]
-        self.grid = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-
-    def states(self, off: Tensor) -> tuple[Tensor, ...]:
-        """The exact states that a solver is given."""
-        return tuple(self.field.exact(off, t) for t in self.grid[:GIVEN_STATES])
+        self.field, self.seen, self.unseen = draw_problems(study, degree)
+        self.grid = even_grid(steps)
 
     def fitted(self, directory: Path) -> FreeCoefficients:
         """Coefficients fitted to the endpoints of the starts that are seen."""
-        study, given = self.study, self.states(self.seen)
-        example = Example(given[0], None, self.field.exact(self.seen, self.grid[-1]))
-        solver = FreeCoefficients(study.order, self.steps, study.problems)
-
-        def run(solver: Solver, field: VelocityField, example: Example, grid: Tensor) -> Tensor:
-            return integrate(field, GivenStart(solver, given), example.x_T, grid).x
-
-        train_solver(
-            solver,
-            self.grid,
-            lambda iteration: example,
-            lambda condition: self.field,
-            lambda end, example: _relative(end, example.endpoint).square().mean(),
-            FitConfig(study.iterations, study.learning_rate, clip=math.inf, checkpoint_every=study.iterations),
-            directory,
-            run=run,
-            identity={"study": repr(study)},
-        )
-        return solver
+        study = self.study
+        sizes = FitConfig(study.iterations, study.learning_rate)
+        run = directory / f"degree{self.degree}-steps{self.steps}-seed{study.seed}"
+        return fit_coefficients(self.field, study.order, self.seen, self.grid, sizes, run, {"study": repr(study)})
 
     @torch.no_grad()
     def best(self) -> FreeCoefficients:
         """Coefficients of each step by least squares on the exact updates of the starts that are seen."""
-        solver, given = FreeCoefficients(self.study.order, self.steps, self.study.problems), self.states(self.seen)
+        solver = FreeCoefficients(self.study.order, self.steps, self.study.problems)
+        given = given_states(self.field, self.seen, self.grid)
         states = trajectory(self.field, GivenStart(solver, given), given[0], self.grid)
         for state, t_next in zip(states, self.grid[1:], strict=False):
             if state.step < GIVEN_STATES - 1:
                 continue
             buffer, _ = remember(self.field, state, solver.memory)
             slopes = torch.stack([evaluation.velocity for evaluation in buffer], -1).flatten(1, 2)
-            target = (continued(self.field, state.x, state.t, t_next) - state.x).flatten(1)
+            target = (self.field.flow(state.x, state.t, t_next) - state.x).flatten(1)
             weights = torch.linalg.lstsq(slopes, target[..., None]).solution / (t_next - state.t)
             solver.weights[state.step] = weights.movedim(1, 0)[..., None]  # before the trajectory takes this step
         return solver
 
     @torch.no_grad()
     def row(self, coefficients: Coefficients, solver: Solver) -> DecompositionRow:
-        given = GivenStart(solver, self.states(self.unseen))
-        end = integrate(self.field, given, given.states[0], self.grid).x
-        endpoint = _relative(end, self.field.exact(self.unseen, self.grid[-1])).mean(1)
+        endpoint = endpoint_errors(self.field, solver, self.unseen, self.grid)
         each = torch.stack([self._fractions(solver, start) for start in range(self.study.held_out)]).mean(0)
         sizes = [*each.mean(0), *each[-1]]
         return DecompositionRow(
@@ -180,17 +154,8 @@ class _Problem:
 
     def _fractions(self, solver: Solver, start: int) -> Tensor:
         """(steps taken, 3, problems): mismatch, inside and floor of one held-out start, each problem a sample."""
-        given = GivenStart(solver, self.states(self.unseen[:, start : start + 1]))
-
-        def flow(x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-            return continued(self.field, x, t, t_next)
-
-        rows = local_floors(self.field, given, given.states[0], self.grid, flow)[GIVEN_STATES - 1 :]
+        given = GivenStart(solver, given_states(self.field, self.unseen[:, start : start + 1], self.grid))
+        rows = local_floors(self.field, given, given.states[0], self.grid, self.field.flow)[GIVEN_STATES - 1 :]
         return torch.stack(
             [torch.stack([row.mismatch, row.inside, row.floor]) for row in map(LocalFloor.relative, rows)]
         )
-
-
-def _relative(end: Tensor, exact: Tensor) -> Tensor:
-    """|end - exact| / |exact|, (P, starts)."""
-    return (end - exact).norm(dim=-1) / exact.norm(dim=-1)

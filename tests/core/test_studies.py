@@ -9,7 +9,7 @@ import torch
 
 import core
 from core.studies import CoefficientStudy, CoupledDrift, CouplingStudy, SineField, study_coefficients, study_coupling
-from core.studies.coefficients import FreeCoefficients
+from core.studies.coupled_drift import FreeCoefficients
 
 F64 = torch.float64
 

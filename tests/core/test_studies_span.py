@@ -11,7 +11,7 @@ import core
 from core.analysis import LocalFloor, Refined, correction_sizes, local_floors, local_parts, project
 from core.studies import CoupledDrift, CouplingStudy, DecompositionStudy, SineField, floor_rows, study_bases
 from core.studies.bases import build_base
-from core.studies.decomposition import continued, study_decomposition
+from core.studies.decomposition import study_decomposition
 
 F64 = torch.float64
 
@@ -59,12 +59,12 @@ def test_the_exact_continuation_of_the_coupled_drift() -> None:
     field = CoupledDrift(2, 5, 3, torch.Generator().manual_seed(0))
     off = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(1), dtype=F64)
     one, half, end = torch.tensor([1.0, 0.4, 0.1], dtype=F64)
-    torch.testing.assert_close(continued(field, field.exact(off, one), one, half), field.exact(off, half))
-    torch.testing.assert_close(continued(field, field.exact(off, half), half, end), field.exact(off, end))
+    torch.testing.assert_close(field.flow(field.exact(off, one), one, half), field.exact(off, half))
+    torch.testing.assert_close(field.flow(field.exact(off, half), half, end), field.exact(off, end))
     off_the_path = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(2), dtype=F64)
     grid = torch.linspace(0.4, 0.1, 60, dtype=F64)
     found = core.integrate(field, core.RK4(), off_the_path, grid).x
-    torch.testing.assert_close(continued(field, off_the_path, half, end), found, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(field.flow(off_the_path, half, end), found, rtol=1e-7, atol=1e-7)
 
 
 def test_coefficients_lower_what_is_inside_and_not_the_floor(tmp_path: Path) -> None:
@@ -79,6 +79,15 @@ def test_coefficients_lower_what_is_inside_and_not_the_floor(tmp_path: Path) -> 
     assert learned.last_floor.mean > 0.5 * books.last_floor.mean
     with pytest.raises(ValueError, match="at least 4 steps"):
         study_decomposition(study, [(12, 3)], tmp_path)
+
+
+def test_trained_to_its_end_the_endpoint_is_better_than_with_the_best_steps_and_the_steps_are_worse(
+    tmp_path: Path,
+) -> None:
+    study = DecompositionStudy(problems=4, dimension=30, starts=3, held_out=2, iterations=1000, learning_rate=5e-2)
+    books, best, learned = study_decomposition(study, [(12, 6)], tmp_path)
+    assert learned.endpoint.high < best.endpoint.low < books.endpoint.low
+    assert learned.inside.low > books.inside.high > best.inside.high
 
 
 def test_an_operator_helps_each_base_and_its_corrections_are_told_by_step(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,6 +206,15 @@ def test_outputs_lie_beside_the_input(tmp_path: Path, monkeypatch: pytest.Monkey
     assert beside(Path(".."), named) == tmp_path / "a.png"
     with pytest.raises(UserError, match="expected --out, since nothing lies beside /"):
         beside(Path("/"), named)
+
+
+def test_a_command_runs_where_stderr_is_closed(tmp_path: Path) -> None:
+    """As some services start it: `sys.stderr` is None then."""
+    small = ["--events", "2", "--patch", "16", "--frames", "2", "--out", str(tmp_path / "a.zarr")]
+    line = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "data_tools.storms", *small]
+    done = subprocess.run(line, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True, timeout=300)
+    assert done.returncode == 0
+    assert "2 events" in done.stdout
 
 
 def test_bars_move_in_terminals_alone(tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
+from data_tools import writing
 from data_tools.cli import UserError
 from data_tools.ingest import Options, main
+from data_tools.layout import create_values
 from data_tools.quantities import RAINFALL_RATE, VIL, Quantity
 from data_tools.recut import StoredArchive
 from data_tools.store import Event, EventStore, check_store, write_store
@@ -27,20 +30,30 @@ def rates(frames: int, seed: int = 4) -> np.ndarray:
     return (np.random.default_rng(seed).integers(60, 4000, (frames, ROWS, COLUMNS)) / 100).astype(np.float32)
 
 
-def own_store(path: Path, fields: np.ndarray, starts: list[int], quantity: Quantity = RAINFALL_RATE) -> EventStore:
+def own_store(
+    path: Path,
+    fields: np.ndarray,
+    starts: list[int],
+    quantity: Quantity = RAINFALL_RATE,
+    *,
+    names: list[str] | None = None,
+    sources: tuple[str, ...] = ("own",),
+    seconds: int = 300,
+) -> EventStore:
     """A store of events of `LENGTH` frames of `fields`, each from its start on, as a user with arrays writes one."""
+    step = np.timedelta64(seconds, "s")
     events = [
         Event(
-            f"day/{start}", START + (start + np.arange(LENGTH)) * STEP, fields[start : start + LENGTH], "train",
-            "own", 3000.0, 90_000.0,
+            names[number] if names else f"day/{start}", START + (start + np.arange(LENGTH)) * step,
+            fields[start : start + LENGTH], "train", sources[number % len(sources)], 3000.0, 90_000.0,
         )
-        for start in starts
+        for number, start in enumerate(starts)
     ]  # fmt: skip
     write_store(
         path,
         events,
         quantity=quantity,
-        time_step_seconds=300,
+        time_step_seconds=seconds,
         crs={"grid_mapping_name": "latitude_longitude", "earth_radius": 6371000.0},
         attrs={"source": "radar of the university", "licence": "ask us"},
         pixel_size=(500.0, -250.0),
@@ -121,6 +134,62 @@ def test_the_archive_tells_of_its_frames(tmp_path: Path) -> None:
     np.testing.assert_array_equal(codes, np.rint(fields[[3, 4, 9, 5, 6, 7, 17]] * 100).astype(np.uint16))
 
 
+def test_ids_that_are_one_path_are_two_events(tmp_path: Path) -> None:
+    """Ids are free text: `a` and `./a` name one place on disk, and `/a` one outside of the store."""
+    fields = rates(24)
+    store = own_store(tmp_path / "own.zarr", fields, [0, 6, 12, 18], names=["a", "./a", "/a", ".."])
+    archive = StoredArchive.open(store.path)
+    stamps = archive.stamps()
+    assert len({stamp.path for stamp in stamps}) == len(stamps) == 24
+    codes = np.stack(list(archive.read([stamp.path for stamp in stamps])))
+    np.testing.assert_array_equal(codes, np.rint(fields * 100).astype(np.uint16))
+
+
+def test_windows_that_start_in_one_minute_have_names_of_their_own(tmp_path: Path) -> None:
+    own_store(tmp_path / "own.zarr", rates(12), [0, 6], seconds=20)
+    store = recut(tmp_path / "own.zarr", tmp_path / "cut.zarr", split="train", stride=1)
+    assert len(store) == 9 * 6
+    assert {name.split("-")[1] for name in store.ids} >= {"20120630T2300", "20120630T230020", "20120630T230040"}
+
+
+def test_frames_of_a_long_event_are_read_chunk_by_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory does not grow with the length of an event."""
+    monkeypatch.setattr(
+        writing, "create_values", lambda group, quantity, shape, step, _: create_values(group, quantity, shape, step, 4)
+    )
+    store = own_store(tmp_path / "own.zarr", rates(6), [0])
+    assert store.fields.chunks[1] == 4
+    asked: list[int] = []
+    read = EventStore.read_codes
+
+    def counted(self: EventStore, index: int, frames: slice = slice(None)) -> np.ndarray:
+        asked.append(frames.stop - frames.start)
+        return read(self, index, frames)
+
+    monkeypatch.setattr(EventStore, "read_codes", counted)
+    archive = StoredArchive.open(store.path)
+    list(archive.read([stamp.path for stamp in archive.stamps()]))
+    assert asked == [4, 2]
+
+
+def test_no_frame_is_left_out_unasked(tmp_path: Path) -> None:
+    """A store that tells of a longer time step than its frames have is not thinned to it."""
+    place = own_store(tmp_path / "own.zarr", rates(12), [0, 6]).path
+    zarr.open_group(str(place), mode="r+").attrs["time_step_seconds"] = 900.0
+    store = recut(place, tmp_path / "cut.zarr", split="train")
+    assert store.time_step_seconds == 300.0
+    assert len(store) == 3 * 6
+    assert recut(place, tmp_path / "thin.zarr", split="train", frame_step=3).time_step_seconds == 900.0
+
+
+def test_a_store_is_not_cut_into_itself(tmp_path: Path) -> None:
+    place = own_store(tmp_path / "own.zarr", rates(12), [0, 6]).path
+    for out in (place, tmp_path / "x" / ".." / "own.zarr", place / "cut.zarr"):
+        with pytest.raises(UserError, match="expected --out outside the store that is read"):
+            recut(place, out, overwrite=True)
+    assert len(EventStore.open(place)) == 2
+
+
 @pytest.mark.parametrize(
     ("case", "words"),
     [
@@ -129,6 +198,10 @@ def test_the_archive_tells_of_its_frames(tmp_path: Path) -> None:
         ("vil", "expected a store of rainfall_rate, got vil"),
         ("none", "which is not there"),
         ("patch", "lower --patch"),
+        ("sources", "expected events of one source"),
+        ("one frame", "expected an archive of several frames, got one, of 2012-06-30T23:00:00"),
+        ("missing", "pass --gaps split"),
+        ("no size", "expected pixels of a size, got 0.0 x -250.0"),
     ],
 )
 def test_what_cannot_be_cut_is_told_in_words(case: str, words: str, tmp_path: Path) -> None:
@@ -140,6 +213,15 @@ def test_what_cannot_be_cut_is_told_in_words(case: str, words: str, tmp_path: Pa
         recut(tmp_path / "whole.zarr", path, split="train")
     elif case == "vil":
         own_store(path, rates(12), [0, 6], VIL)
+    elif case == "sources":
+        own_store(path, rates(12), [0, 6], sources=("knmi", "fmi"))
+    elif case == "one frame":
+        own_store(path, rates(6), [0])
+        more = {"end": "2012-06-30T23:00"}
+    elif case == "no size":
+        zarr.open_group(str(own_store(path, rates(12), [0, 6]).path), mode="r+")["x"][...] = 0.0  # type: ignore[index]
+    elif case == "missing":
+        own_store(path, np.full((12, ROWS, COLUMNS), np.nan, np.float32), [0, 6])
     elif case == "patch":
         own_store(path, rates(12), [0, 6])
         more = {"patch": 64}

@@ -79,7 +79,7 @@ def differences(
 
 def differences_as_markdown(found: Sequence[Difference]) -> str:
     """A Markdown table: a line for each pair, a column for each score, in a cell ours, the paper's and the verdict."""
-    lines = _head(["difference", *TABLE_4_METRICS.values()])
+    lines = _head(["difference", *_columns().values()])
     for pair in dict.fromkeys((each.method, each.reference) for each in found):
         cells = {each.metric: each for each in found if (each.method, each.reference) == pair}
         texts = [
@@ -101,7 +101,7 @@ def scores_as_markdown(evaluation: Evaluation, rows: Mapping[str, str]) -> str:
     Raises:
         KeyError: a row that the table has not.
     """
-    columns = {name: f"{title}*" if title == "LPIPS" else title for name, title in TABLE_4_METRICS.items()}
+    columns = _columns()
     lines = _head(["method", "NFE", *columns.values()])
     for label, row in evaluation.rows.items():
         texts = [_estimate(row.scores[name]) for name in columns]
@@ -112,6 +112,11 @@ def scores_as_markdown(evaluation: Evaluation, rows: Mapping[str, str]) -> str:
         else:
             lines.append(_line([label, str(row.nfe), *texts]))
     return "\n".join(lines)
+
+
+def _columns() -> dict[str, str]:
+    """Scores and their headings: our perceptual distance is not the paper's LPIPS."""
+    return {name: f"{title}*" if title == "LPIPS" else title for name, title in TABLE_4_METRICS.items()}
 
 
 def _shown(verdict: Verdict) -> str:

@@ -47,7 +47,7 @@ class Store:
     split: str = "test"
 
     def found(self) -> Ingredient:
-        """Whether it is there, whole, with events of its split."""
+        """Whether it is there, with events of its split; their fields are not read."""
         name, path = f"store {self.place}", Path(self.place)
         if not path.exists():
             return Ingredient(name, False, self.made_by)
@@ -160,4 +160,4 @@ def inception() -> Ingredient:
 def gpu() -> Ingredient:
     """A graphics card."""
     here = torch.cuda.is_available()
-    return Ingredient("a GPU", here, "" if here else "without --device cuda it runs on the CPU, for weeks")
+    return Ingredient("a GPU", here, "" if here else "without --device cuda it runs on the CPU, very slowly")

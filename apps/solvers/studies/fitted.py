@@ -11,15 +11,13 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from apps.solvers.cells import TEACHER_STEPS
 from apps.solvers.fields import FIELDS
 from apps.solvers.methods import SIGMA_MAX, SIGMA_MIN
+from apps.solvers.studies.problems import EXACT
 from core.alternating import train_alternating
 from core.fields import DenoiserField
 from core.fitting import FitConfig
-from core.grids import build_grid
 from core.relaxation import NoisePool, Relaxation, train_relaxed
-from core.solvers import build_solver
 from core.solvers.learned.s4s_alt import S4SAlternating
 from core.state import Solver, VelocityField, integrate
 from core.supervision import Example, draw
@@ -65,11 +63,9 @@ def exact_task(name: str, pairs: int = 400, held_out: int = 512, seed: int = 0) 
     """
     mixture = FIELDS[name](None)
     field = DenoiserField(mixture.data)  # the same field, without the noise that EDM's velocity does not need
-    grid = build_grid("karras", TEACHER_STEPS, SIGMA_MAX, SIGMA_MIN)
     shape = (pairs + held_out, *mixture.means.shape[1:])
     x_T = SIGMA_MAX * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    with torch.no_grad():
-        end = integrate(field, build_solver("rk4"), x_T, grid).x
+    end = EXACT.endpoints(field, x_T, (SIGMA_MAX, SIGMA_MIN))
     return Exact(field, Example(x_T[:pairs], None, end[:pairs]), Example(x_T[pairs:], None, end[pairs:]))
 
 
@@ -215,14 +211,16 @@ def fit_alternating(
 
 
 @torch.no_grad()
-def endpoints(solver: Solver, task: Task, grid: Tensor, afs: bool = False) -> Tensor:
-    """Where the solver takes the held-out noise, (Q, *space)."""
-    return integrate(task.field, solver, task.held_out.x_T, grid, afs).x
+def endpoints(solver: Solver, task: Task, grid: Tensor, afs: bool = False, pairs: Example | None = None) -> Tensor:
+    """Where the solver takes the noise (Q, *space) of the pairs; the held-out one where no others are given."""
+    return integrate(task.field, solver, (pairs or task.held_out).x_T, grid, afs).x
 
 
-def errors(solver: Solver, task: Task, grid: Tensor, afs: bool = False) -> Tensor:
-    """Root mean square over each held-out sample of its endpoint's distance to the exact one, (Q,)."""
-    return per_sample(endpoints(solver, task, grid, afs) - task.held_out.endpoint)
+def errors(solver: Solver, task: Task, grid: Tensor, afs: bool = False, pairs: Example | None = None) -> Tensor:
+    """Root mean square over each sample of its endpoint's distance to that of the pair, (Q,); of held-out pairs where
+    no others are given."""
+    pairs = pairs or task.held_out
+    return per_sample(endpoints(solver, task, grid, afs, pairs) - pairs.endpoint)
 
 
 def first(pairs: Example, count: int | None) -> Example:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apps.solvers.cells import TEACHER_STEPS
+from apps.solvers.methods import SIGMA_MAX, SIGMA_MIN
 from core.grids import build_grid
 from core.path_supervision import refined
 from core.solvers import build_solver
@@ -38,8 +40,14 @@ class Rollout:
     def label(self) -> str:
         return f"{self.solver} ({self.steps})"
 
+    @torch.no_grad()
+    def endpoints(self, velocity: VelocityField, x_T: Tensor, ends: tuple[float, float]) -> Tensor:
+        """Where it takes x_T (B, *space) from the first of the ends to the second."""
+        grid = build_grid("karras", self.steps, *ends)
+        return integrate(velocity, build_solver(self.solver, order=self.order), x_T, grid).x
 
-EXACT = Rollout("rk4", 64, None)
+
+EXACT = Rollout("rk4", TEACHER_STEPS, None)
 
 
 class Problem:
@@ -61,8 +69,8 @@ class Problem:
         shape: Sequence[int],
         held_out: int = 256,
         reference: Rollout = EXACT,
-        sigma_max: float = 80.0,
-        sigma_min: float = 0.002,
+        sigma_max: float = SIGMA_MAX,
+        sigma_min: float = SIGMA_MIN,
         seed: int = 0,
         dtype: torch.dtype = torch.float64,
     ) -> None:
@@ -70,19 +78,13 @@ class Problem:
         self.ends = sigma_max, sigma_min
         self._kept: dict[Any, Tensor] = {}
         noise = self.noise(held_out, 2**31 + seed)
-        self.held_out = Example(noise, None, self.endpoints(noise, reference))
+        self.held_out = Example(noise, None, reference.endpoints(velocity, noise, self.ends))
 
     def noise(self, count: int, seed: int) -> Tensor:
         """x_T (count, C, *space)."""
         generator = torch.Generator().manual_seed(seed)
         unit = torch.randn(count, *self.shape, generator=generator, dtype=torch.float64)
         return (self.ends[0] * unit).to(self.dtype)
-
-    @torch.no_grad()
-    def endpoints(self, x_T: Tensor, rollout: Rollout) -> Tensor:
-        """Where a rollout takes x_T."""
-        grid = build_grid("karras", rollout.steps, *self.ends)
-        return integrate(self.field, build_solver(rollout.solver, order=rollout.order), x_T, grid).x
 
     @property
     def pool(self) -> Example:
@@ -98,7 +100,10 @@ class Problem:
         key = count, seed, teacher, None if nodes is None else tuple(nodes.tolist())
         noise = self.noise(count, seed + 1)
         if key not in self._kept:
-            self._kept[key] = self.endpoints(noise, teacher) if nodes is None else self._path(noise, teacher, nodes)
+            if nodes is None:
+                self._kept[key] = teacher.endpoints(self.field, noise, self.ends)
+            else:
+                self._kept[key] = self._path(noise, teacher, nodes)
         return Example(noise, None, self._kept[key])
 
     @torch.no_grad()

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from apps.solvers.studies.fitted import Task, distance, errors, first, fit_relaxed, per_sample
+from apps.solvers.studies.fitted import distance, errors, first, fit_relaxed
 from apps.solvers.studies.s4s import S4SStudy, Variant, build, coefficients
 from core.intervals import Interval, bootstrap_mean
 from core.relaxation import NoisePool
 from core.solvers.learned.s4s_lms import S4SMultistep
-from core.state import Solver, integrate
+from core.supervision import Example
 
 
 class Paths(NamedTuple):
@@ -101,14 +101,7 @@ def study_radius(
         assert isinstance(solver, S4SMultistep)
         pool = NoisePool(pairs.x_T, radius * length, rate=0.3)
         fit_relaxed(solver, study.task, times, training, pool=pool, loss=distance)
-        moved = _errors_from(solver, study.task, times, pool.x_T + pool.offsets, pairs.endpoint)
-        plain = _errors_from(solver, study.task, times, pairs.x_T, pairs.endpoint)
-        found = (moved, plain, errors(solver, study.task, times))
+        moved = Example(pool.x_T + pool.offsets, None, pairs.endpoint)
+        found = [errors(solver, study.task, times, pairs=of) for of in (moved, pairs, study.task.held_out)]
         rows.append(RadiusRow(radius, *(bootstrap_mean(value) for value in found)))
     return rows
-
-
-@torch.no_grad()
-def _errors_from(solver: Solver, task: Task, grid: Tensor, x_T: Tensor, endpoint: Tensor) -> Tensor:
-    end = integrate(task.field, solver, x_T, grid).x
-    return per_sample(end - endpoint)

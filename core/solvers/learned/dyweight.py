@@ -94,9 +94,7 @@ class DyWeightConfig:
                 "a shorter band cannot hold its weights"
             )
         if self.start not in ("base", "uniform", "perturbed"):
-            raise ValueError(
-                f"expected start 'base', 'uniform' or 'perturbed', got {self.start!r}; choose one of these"
-            )
+            raise ValueError(f"expected start 'base', 'uniform' or 'perturbed', got {self.start!r}; choose one")
         if self.bounds is not None and not 0 <= self.bounds[0] < 1 < self.bounds[1]:
             raise ValueError(f"expected bounds 0 <= low < 1 < high, got {self.bounds}; scales start at 1")
 
@@ -281,14 +279,11 @@ def build(options: SolverOptions) -> DyWeight:
     The divisor of the published code goes with given weights, unless `reference_compatible` says otherwise.
     """
     if options.weights is not None:
-        exact = options.reference_compatible is False
+        compatible = options.reference_compatible is not False
         return from_numbers(
-            options.weights,
-            options.time_scale,
-            grid=options.grid,
-            schedule=options.schedule,
-            reference_compatible=not exact,
-        )
+            options.weights, options.time_scale, grid=options.grid, schedule=options.schedule,
+            reference_compatible=compatible,
+        )  # fmt: skip
     if options.time_scale is not None:
         raise ValueError("expected weights beside time_scale, got none; they are trained together")
     history = HISTORY if options.history is None else options.history

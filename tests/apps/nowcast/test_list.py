@@ -14,14 +14,14 @@ import pytest
 import torch
 
 import core
-from apps.listing import Reproducible
+from apps.listing import Reproducible, show
 from apps.nowcast import convert
 from apps.nowcast.evaluate import CONFIGS, EvaluateOptions, main
 from apps.nowcast.evaluate_options import check as check_evaluation
 from apps.nowcast.nowcaster import Nowcaster
 from apps.nowcast.stages.solver import build_corrected
 from apps.nowcast.tables.ingredients import Store, Training, command, identity, model_in
-from apps.nowcast.tables.listing import briefly, tables
+from apps.nowcast.tables.listing import tables
 from apps.nowcast.tables.papers import CHECKPOINTS, RECIPES
 from apps.nowcast.tables.published import TABLE_4
 from apps.nowcast.train_options import CONFIGS as RECIPE_FILES
@@ -177,12 +177,19 @@ def test_a_command_has_its_switches_and_places() -> None:
     assert command("a.b", {"c": 1, "d": True}, "in out") == "python -m a.b in out --c 1 --d"
 
 
-def test_what_an_earlier_row_lacks_is_told_once(rows: list[Reproducible]) -> None:
-    short = {row.name: row for row in briefly(rows)}
-    told = {each.name: each.where for each in short["losses"].ingredients}
-    assert told["store out/fmi2017.zarr"] == "as for radar"
-    assert told["trained solver out/mse"].startswith("python -m apps.nowcast.train")
-    assert short["radar"].ingredients == next(row for row in rows if row.name == "radar").ingredients
+def test_what_an_earlier_row_lacks_is_told_once(rows: list[Reproducible], capsys: pytest.CaptureFixture[str]) -> None:
+    show(rows)
+    parts = {part.strip().partition(":")[0]: part for part in capsys.readouterr().out.split("\n\n")[1:]}
+    assert "store out/fmi2017.zarr: as for radar\n" in parts["losses"]
+    assert "trained solver out/mse:\n         python -m apps.nowcast.train" in parts["losses"]
+    assert "python -m data_tools.ingest RADAR/fmi/20170509" in parts["radar"]
+    assert "as for" not in parts["radar"]
+
+
+def test_what_is_lacking_counts_once_in_a_row(rows: list[Reproducible]) -> None:
+    for row in rows:
+        names = [each.name for each in row.ingredients]
+        assert len(set(names)) == len(names), row.name
 
 
 def test_the_command_lists_and_writes_json(run_cli: Run, tmp_path: Path, rows: list[Reproducible]) -> None:

@@ -52,7 +52,7 @@ def test_differences_make_a_line_for_each_pair() -> None:
     one = [Difference("a", "b", metric, 0.1, Estimate(0.2, 0.1, 0.3)) for metric in TABLE_4_METRICS]
     other = [Difference("c", "b", metric, 0.1, Estimate(0.05, -0.1, 0.3)) for metric in TABLE_4_METRICS]
     head, rule, *lines = differences_as_markdown([*one, *other]).splitlines()
-    assert head == "| difference | HSS | LPIPS | CSI | CSI-4 | CSI-16 |"
+    assert head == "| difference | HSS | LPIPS* | CSI | CSI-4 | CSI-16 |"
     assert rule.count("---") == 6
     assert lines[0].startswith("| a<br>minus b | +0.200 [+0.100, +0.300]<br>paper +0.100<br>**as published** |")
     assert lines[1].startswith("| c<br>minus b | +0.050 [-0.100, +0.300]<br>paper +0.100<br>undecided |")
