@@ -32,7 +32,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 UNUSABLE = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
-    errno.ELOOP,
+    errno.ELOOP, errno.ENOENT,
 }  # fmt: skip
 """What a system says of a path that a user has to change."""
 

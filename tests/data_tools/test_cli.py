@@ -96,7 +96,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    "number", [errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG]
+    "number", [errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT]
 )
 def test_a_full_or_closed_disk_is_told_in_one_line(number: int, capsys: pytest.CaptureFixture) -> None:
     def main(options: Options) -> None:
