@@ -27,8 +27,8 @@ def require_pysteps(what: str) -> None:
     if missing:
         raise UserError(f"expected {' and '.join(missing)} for {what}, got none; pip install 'spanlift[pysteps]'")
     with quietly():
-        import pysteps.motion
-        import pysteps.nowcasts  # noqa: F401 - what is imported once is there
+        import pysteps.motion  # pyright: ignore[reportMissingImports]
+        import pysteps.nowcasts  # noqa: F401  # pyright: ignore[reportMissingImports]
 
 
 def pysteps_version() -> str:

@@ -151,7 +151,7 @@ class _Window:
     def velocity(self) -> np.ndarray:
         """(2, H, W): columns and rows a frame; no motion where there is one frame alone."""
         if self._velocity is None:
-            from pysteps import motion
+            from pysteps import motion  # pyright: ignore[reportMissingImports]
 
             frames = self.logarithm[-_MOTION_FRAMES:]
             still = len(frames) < 2 or np.ptp(frames) == 0.0
@@ -160,12 +160,12 @@ class _Window:
         return self._velocity
 
     def extrapolation(self) -> np.ndarray:
-        from pysteps import nowcasts
+        from pysteps import nowcasts  # pyright: ignore[reportMissingImports]
 
         return np.asarray(nowcasts.get_method("extrapolation")(self.fields[-1], self.velocity, self.leads))[None]
 
     def sprog(self) -> np.ndarray:
-        from pysteps import nowcasts
+        from pysteps import nowcasts  # pyright: ignore[reportMissingImports]
 
         frames = nowcasts.get_method("sprog")(
             self._lagged(),
@@ -178,7 +178,7 @@ class _Window:
         return self.scale.inverse(np.asarray(frames))[None]
 
     def steps(self) -> np.ndarray:
-        from pysteps import nowcasts
+        from pysteps import nowcasts  # pyright: ignore[reportMissingImports]
 
         lagged = self._lagged()
         frames = nowcasts.get_method("steps")(

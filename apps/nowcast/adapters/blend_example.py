@@ -142,7 +142,7 @@ def blend(
     external = np.concatenate([beginning, np.nan_to_num(members, nan=0.0)], axis=1)
     radar, nowcast, forecast = (from_rate(rate, "mm/h", "dB", step_minutes)[0] for rate in (observed, external, model))
     with quietly(), tempfile.TemporaryDirectory() as skill:
-        from pysteps import blending, motion
+        from pysteps import blending, motion  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
 
         lucas_kanade = motion.get_method("LK")
         moves = np.stack([lucas_kanade(forecast[max(0, k - 1) : max(0, k - 1) + 2]) for k in range(leads + 1)])

@@ -141,7 +141,7 @@ def register(
     require_pysteps("its method spanlift")
     method = PystepsNowcast.load(model, solver, device)
     with quietly():
-        from pysteps.nowcasts import interface
+        from pysteps.nowcasts import interface  # pyright: ignore[reportMissingImports]
 
     known = interface._nowcast_methods.get(name, method)
     if name != name.lower() or not isinstance(known, PystepsNowcast):

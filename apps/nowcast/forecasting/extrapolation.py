@@ -88,8 +88,8 @@ def _with_pysteps(filled: np.ndarray, leads: int) -> np.ndarray | None:
         return None
     try:
         with quietly():
-            from pysteps import motion as motions
-            from pysteps import nowcasts
+            from pysteps import motion as motions  # pyright: ignore[reportMissingImports]
+            from pysteps import nowcasts  # pyright: ignore[reportMissingImports]
 
             velocity = motions.get_method("LK")(np.log1p(filled[-3:].astype(np.float64)))
             frames = nowcasts.get_method("extrapolation")(filled[-1].astype(np.float64), velocity, leads)
