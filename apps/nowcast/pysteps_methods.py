@@ -124,7 +124,7 @@ FORECASTERS: Mapping[str, PystepsForecaster] = {
 def _attempt(method: Callable[[], np.ndarray]) -> np.ndarray | None:
     """What a method gives; None where it raises, or gives a first frame without a number, as it does on fields whose
     scales do not vary."""
-    from cv2 import error as OpenCVError
+    from cv2 import error as OpenCVError  # pyright: ignore[reportMissingImports]
 
     try:
         frames = method()
