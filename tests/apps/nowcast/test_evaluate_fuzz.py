@@ -249,7 +249,7 @@ def test_damage_of_every_kind_is_one_line(undrawn: None, tiny_model: Path, kind:
 
 
 @given(st.one_of(hostile, hostile, hostile, sound), requests)
-@settings(settled, max_examples=50)
+@settings(settled, max_examples=25)
 def test_hostile_stores(undrawn: None, tiny_model: Path, made: dict, request_: dict) -> None:
     check(made, request_, tiny_model)
 
