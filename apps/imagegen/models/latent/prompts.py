@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_tools.cli import UserError
 
@@ -74,7 +74,8 @@ def load_prompts(path: str | Path, train: int | None = None, seed: int = 0) -> P
             COCO's captions ({"annotations": [{"caption": ...}]}); .csv or .tsv with a column `prompt` or `caption`.
             UTF-8; blank prompts are dropped, and space around them.
         train: how many are trained on, 0 for none; a sixth, rounded down, where None.
-        seed: of the split: by the SHA-256 of "seed/prompt", the first `train` are trained on.
+        seed: of the split: by the SHA-256 of "seed/prompt", the first `train` are trained on. COCO's captions go
+            by that of their image; what is left of an image whose captions are trained on is evaluated nowhere.
 
     Raises:
         UserError: no such file, another kind of file or one that is damaged, no prompts, or too few for `train`.
@@ -89,14 +90,33 @@ def load_prompts(path: str | Path, train: int | None = None, seed: int = 0) -> P
             f"expected --train_prompts from 0 to {len(found) - 1} for the {len(found)} prompts of {path}, so that some "
             f"are left to evaluate, got {train}; change it or give more --prompts"
         )
-    ordered = sorted(found, key=lambda text: hashlib.sha256(f"{seed}/{text}".encode()).digest())
-    chosen, rest = tuple(ordered[:count]), tuple(ordered[count:])
+    ordered = sorted(found.items(), key=lambda item: (_hash(seed, item[1].image or item[0]), _hash(seed, item[0])))
+    chosen = tuple(text for text, _ in ordered[:count])
+    seen = {entry.image for _, entry in ordered[:count]} - {""}
+    rest = tuple(text for text, entry in ordered[count:] if entry.image not in seen)
+    if not rest:
+        raise UserError(
+            f"expected prompts of other images to evaluate, got {path}, whose {len(found)} captions are all of the "
+            f"{len(seen)} images that {count} of them train; lower --train_prompts"
+        )
     digest = hashlib.sha256(json.dumps([chosen, rest]).encode()).hexdigest()
-    return Prompts(chosen, rest, path.name, digest, {text: i for text, i in found.items() if i})
+    return Prompts(chosen, rest, path.name, digest, {text: entry.id for text, entry in found.items() if entry.id})
 
 
-def _read(path: Path) -> dict[str, str]:
-    """Text -> id ("" where it has none), in the order of the file."""
+def _hash(seed: int, text: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{text}".encode()).digest()
+
+
+class _Entry(NamedTuple):
+    """A prompt, what its file knows it by, and the image it describes among others ("" where they have none)."""
+
+    prompt: str
+    id: str = ""
+    image: str = ""
+
+
+def _read(path: Path) -> dict[str, _Entry]:
+    """Text -> its first entry, in the order of the file."""
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"expected prompts in a file {', '.join(_READERS)}, got {path}; save them as one of these")
@@ -110,11 +130,11 @@ def _read(path: Path) -> dict[str, str]:
         raise UserError(
             f"expected UTF-8 in {path}, got another encoding at byte {error.start}; save it again"
         ) from None
-    found: dict[str, str] = {}
-    for index, (identifier, prompt) in enumerate(reader(text, path)):
-        _check(prompt, f"prompt {index + 1} of {path}")
-        if prompt.strip():
-            found.setdefault(prompt.strip(), identifier)
+    found: dict[str, _Entry] = {}
+    for index, entry in enumerate(reader(text, path)):
+        _check(entry.prompt, f"prompt {index + 1} of {path}")
+        if entry.prompt.strip():
+            found.setdefault(entry.prompt.strip(), entry)
     return found
 
 
@@ -127,13 +147,12 @@ def _check(prompt: str, place: str) -> None:
         raise UserError(f"expected text, got half of a surrogate pair in {place}; save it again as UTF-8")
 
 
-Found = Iterator[tuple[str, str]]
-"""(id, prompt) of every entry."""
+Found = Iterator[_Entry]
 
 
 def _lines(text: str, path: Path) -> Found:
     del path
-    return (("", line) for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
+    return (_Entry(line) for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
 
 
 def _json(text: str, path: Path) -> Found:
@@ -143,18 +162,24 @@ def _json(text: str, path: Path) -> Found:
     except (ValueError, RecursionError) as error:
         raise UserError(f"expected JSON in {path}, got something else ({error}); save it again") from None
     if isinstance(values, Mapping) and isinstance(values.get("annotations"), list):
-        entries = [("", _entry(value)) for value in values["annotations"]]
+        entries = [(_named(value), "", _image(value)) for value in values["annotations"]]
     elif isinstance(values, Mapping):
-        entries = [(str(key), _entry(value)) for key, value in values.items()]
+        entries = [(_named(value), str(key), "") for key, value in values.items()]
     else:
-        entries = [("", value) for value in (values if isinstance(values, list) else [None])]
-    for index, (identifier, prompt) in enumerate(entries):
+        entries = [(value, "", "") for value in (values if isinstance(values, list) else [None])]
+    for index, (prompt, identifier, image) in enumerate(entries):
         if not isinstance(prompt, str):
             raise UserError(f"expected {wanted} in {path}, got something else at entry {index + 1}; change the file")
-        yield identifier, prompt
+        yield _Entry(prompt, identifier, image)
 
 
-def _entry(value: Any) -> Any:
+def _image(value: Any) -> str:
+    """Of one of COCO's captions, of which each image has five."""
+    known = value.get("image_id") if isinstance(value, Mapping) else None
+    return f"image {known}" if isinstance(known, (int, str)) else ""
+
+
+def _named(value: Any) -> Any:
     """The prompt of an object, None where it has none."""
     named = [value[name] for name in COLUMNS if name in value] if isinstance(value, Mapping) else []
     return named[0] if named else None
@@ -178,7 +203,7 @@ def _table(delimiter: str) -> Callable[[str, Path], Found]:
                         "prompts that contain the separator"
                     )
                 if row:
-                    yield "", row[place]
+                    yield _Entry(row[place])
         except csv.Error as error:
             raise UserError(f"expected a table in {path}, got {error} at line {rows.line_num}; save it again") from None
 

@@ -73,6 +73,21 @@ def test_ids_name_the_reference_images(tmp_path: Path) -> None:
     assert not load_prompts(_lines(tmp_path / "p.txt", MANY)).ids
 
 
+def test_captions_of_one_image_are_on_one_side(tmp_path: Path) -> None:
+    captions = [
+        {"image_id": image, "caption": f"caption {number} of {image}"} for number in range(5) for image in range(9)
+    ]
+    (tmp_path / "coco.json").write_text(json.dumps({"annotations": captions}))
+    prompts = load_prompts(tmp_path / "coco.json", train=12)
+    images = [{text.split()[-1] for text in side} for side in (prompts.train, prompts.evaluation)]
+    assert len(prompts.train) == 12
+    assert len(images[0]) == 3
+    assert not images[0] & images[1]
+    assert len(prompts.evaluation) == 5 * (9 - 3)
+    with pytest.raises(UserError, match=r"of other images to evaluate.*lower --train_prompts"):
+        load_prompts(tmp_path / "coco.json", train=43)
+
+
 def test_prompts_go_to_other_processes(tmp_path: Path) -> None:
     found = load_prompts(_write(tmp_path / "meta_data.json", {"aa": {"prompt": "a pear"}, "bb": {"prompt": "a plum"}}))
     back = pickle.loads(pickle.dumps(found))
