@@ -100,7 +100,8 @@ def train_solver(
         loss: see `EndpointLoss`.
         config: see `FitConfig`: Adam, warm-up, cosine, gradient clipping.
         directory: of the run's checkpoint and log.
-        frozen: networks behind the field and the loss, watched to stay as they are.
+        frozen: networks behind the field and the loss, watched to stay as they are; gradients that their own training
+            left are cleared.
         run: see `Run`.
         identity: what else makes the run what it is.
         report: see `fit`.
@@ -115,7 +116,7 @@ def train_solver(
     """
     for network in frozen:
         check_frozen(network)
-        network.zero_grad(set_to_none=True)  # what its own training left is no sign of a change here
+        network.zero_grad(set_to_none=True)  # or they would be taken for a change made here
     before = [fingerprint(network) for network in frozen]
     low = autocast == "bfloat16"
     identity = {**(identity or {}), **({"autocast": autocast} if low else {})}

@@ -193,7 +193,7 @@ class DyWeight(Learned):
         )
 
     def _reached(self, nodes: Tensor, weights: Tensor) -> Tensor:
-        """tau (N + 1,): the times of the states on the way."""
+        """tau (N + 1,): the times of the states on the way; a study of what shifting brings replaces it."""
         return shifted(nodes, weights)
 
     def _newest_first(self, table: Tensor) -> tuple[Sequence[float | Tensor], ...]:

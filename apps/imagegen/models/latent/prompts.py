@@ -1,7 +1,8 @@
 """Prompts from files, split into those that solvers train on and those that evaluation sees.
 
-The split depends on a prompt's text and a seed alone: the order of the file does not matter, and prompts that are
-added move few others. SpanLift splits MJHQ-30K into 5,000 for training and 25,000 for evaluation (Experiments).
+The split depends on a prompt's text (of COCO's captions on their image, so that none is on both sides) and a seed
+alone: the order of the file does not matter, and prompts that are added move few others. SpanLift splits MJHQ-30K into
+5,000 for training and 25,000 for evaluation (Experiments).
 """
 
 from __future__ import annotations
